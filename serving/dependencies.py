@@ -1,0 +1,59 @@
+"""What the service needs from outside, handed in as one value: tests hand in their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from churn.core.scoring import ServedModel
+from churn.domain.ports import OnlineFeatures, PredictionSink, UserIdType
+from churn.domain.versions import MODEL_NAME
+from churn.settings import Settings, load_settings
+from churn.stores.model_cache import ModelCache
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes on. `pending` counts requests that run or wait for one of `threads`."""
+
+    batch: int = 1000
+    body_bytes: int = 2_000_000
+    header_bytes: int = 16_384
+    body_seconds: float = 10.0
+    answer_seconds: float = 5.0
+    ready_seconds: float = 1.0
+    threads: int = 4
+    pending: int = 64
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """`clock` says when "now" is (UTC) for the age of features and the time of predictions."""
+
+    online: OnlineFeatures
+    cache: ModelCache[ServedModel]
+    log: PredictionSink
+    clock: Callable[[], datetime]
+    max_feature_age: timedelta
+    user_id_type: UserIdType
+    model_name: str = MODEL_NAME
+    limits: Limits = field(default_factory=Limits)
+
+
+def from_settings(settings: Settings | None = None) -> Dependencies:
+    """The deployment's own parts; raises ChurnError when they cannot be had."""
+    from churn.wiring import service_parts
+
+    settings = settings or load_settings()
+    parts = service_parts(settings)
+    return Dependencies(
+        online=parts.online,
+        cache=parts.cache,
+        log=parts.log,
+        clock=parts.clock,
+        user_id_type=parts.user_id_type,
+        max_feature_age=settings.max_feature_age,
+        model_name=settings.model_name,
+        limits=Limits(batch=settings.batch_limit, body_bytes=settings.body_limit_bytes),
+    )

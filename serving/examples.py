@@ -1,0 +1,61 @@
+"""One example of every body, shown in openapi.json; a test holds them against the messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
+
+_ANSWER: dict[str, Any] = {
+    "request_id": "b7e23ec29af22b0b4e41da31e868d572",
+    "model": {"name": "churn_prediction", "version": "3"},
+    "feature_service": FEATURE_SERVICE,
+}
+_SCORED: dict[str, Any] = {"status": "ok", "churn_probability": 0.8125, "risk_segment": "High"}
+_AS_OF: dict[str, Any] = {"features_as_of": "2011-10-10T00:00:00Z"}
+_UNKNOWN: dict[str, Any] = {
+    "user_id": 404,
+    "status": "not_found",
+    "churn_probability": None,
+    "risk_segment": None,
+    "features_as_of": None,
+    "reason": "no features for this user",
+}
+
+SCORE_USERS: dict[str, Any] = {"user_ids": [12347, 404]}
+SCORE_NAMED_USERS: dict[str, Any] = {"user_ids": ["0b3c9f1e-6c1f-4a39-9d0a-6d8f3f6d9a11"]}
+SCORE_VECTORS: dict[str, Any] = {
+    "vectors": [{feature.name: None if feature.nullable else 1.0 for feature in FEATURES}],
+}
+USERS_SCORED: dict[str, Any] = {**_ANSWER, "predictions": [{"user_id": 12347, **_SCORED, **_AS_OF}, _UNKNOWN]}
+VECTORS_SCORED: dict[str, Any] = {**_ANSWER, "predictions": [_SCORED]}
+USER_SCORED: dict[str, Any] = {**_ANSWER, "user_id": 12347, **_SCORED, **_AS_OF}
+MODEL_INFO: dict[str, Any] = {
+    "name": "churn_prediction",
+    "version": "3",
+    "digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "aliases": ["champion"],
+    "feature_service": FEATURE_SERVICE,
+    "features": list(FEATURE_NAMES),
+    "horizon_days": 60,
+    "loaded_at": "2026-11-22T10:15:30.125000Z",
+    "staging": {
+        "status": "ok",
+        "champion_version": "3",
+        "last_look_at": "2026-11-22T10:20:00.500000Z",
+        "last_success_at": "2026-11-22T10:20:00.500000Z",
+        "last_failure_at": None,
+        "last_failure_reason": None,
+    },
+}
+HEALTH: dict[str, Any] = {"status": "ok"}
+READY: dict[str, Any] = {"status": "ready", "model_version": "3", "degraded": []}
+METRICS = 'churn_predictions_total{status="ok"} 42.0\n'
+PROBLEM: dict[str, Any] = {
+    "type": "urn:churn:problem:invalid_request",
+    "title": "The request does not say what it must",
+    "status": 422,
+    "detail": "user_ids[0]: Input should be a valid integer",
+    "code": "invalid_request",
+    "request_id": "b7e23ec29af22b0b4e41da31e868d572",
+}

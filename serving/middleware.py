@@ -1,0 +1,86 @@
+"""Around every request: its id, its size, its time, and the last net under bugs. Plain ASGI, no extra task."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import Problem, problem_response
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LOG = logging.getLogger("churn.serving")
+Observe = Callable[[str, int, float], None]
+
+
+class Envelope:
+    """Gives each request an id and an arrival time in its state, and answers whatever nobody else did.
+
+    `observe` hears route template, status and seconds of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, *, observe: Observe, header_bytes: int) -> None:
+        self._app = app
+        self._observe = observe
+        self._header_bytes = header_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrived = time.perf_counter()
+        exchange = _Exchange(_request_id(scope), send)
+        scope.setdefault("state", {}).update(request_id=exchange.request_id, arrived=arrived)
+        try:
+            await self._answer(scope, receive, exchange)
+        finally:
+            self._observe(_route(scope), exchange.status, time.perf_counter() - arrived)
+
+    async def _answer(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._header_bytes:
+            await exchange.refuse(Problem("headers_too_large"), scope, receive)
+            return
+        try:
+            await self._app(scope, receive, exchange.send)
+        except ClientDisconnect:  # nobody is left to answer
+            return
+        except Exception:
+            _LOG.exception("request %s met a bug", exchange.request_id)
+            await exchange.refuse(Problem("internal_error"), scope, receive)
+
+
+class _Exchange:
+    """One answer on its way: stamped with the request id, its status remembered."""
+
+    def __init__(self, request_id: str, send: Send) -> None:
+        self.request_id = request_id
+        self.status = 0
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+        await self._send(message)
+
+    async def refuse(self, problem: Problem, scope: Scope, receive: Receive) -> None:
+        if self.status == 0:  # an answer that has begun cannot be taken back
+            await problem_response(problem, self.request_id)(scope, receive, self.send)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route, so that ids never become labels."""
+    return str(getattr(scope.get("route"), "path", "unmatched"))

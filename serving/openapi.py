@@ -1,0 +1,121 @@
+"""openapi.json: written from the table of routes, committed, and compared by tests/house/test_openapi_is_current.py.
+
+`python -m serving.openapi` writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+
+from serving import examples, messages
+from serving.errors import KINDS, PROBLEM_TYPE, problem_body
+
+if TYPE_CHECKING:
+    from serving.routes import Route
+
+PATH = Path(__file__).with_name("openapi.json")
+_SCHEMAS = "#/components/schemas/"
+_USER_ID = {
+    "name": "user_id",
+    "in": "path",
+    "required": True,
+    "description": "The user: an integer from 0 to 2^63-1 or a text, as the deployment has it",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f/]+$"},
+    "example": "12347",
+}
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "Kept when it is 1 to 64 letters, digits, dots, dashes or underscores; else a new one is made",
+    "schema": {"type": "string"},
+}
+
+
+def route_options(route: Route) -> dict[str, Any]:
+    """What FastAPI is told of a route besides path and method."""
+    answer = _json(_ref(route.answer.__name__), _example(route.answer)) if route.answer else _TEXT
+    parameters = [_USER_ID, _REQUEST_ID] if "{user_id}" in route.path else [_REQUEST_ID]
+    extra: dict[str, Any] = {"parameters": parameters}
+    if route.body:
+        extra["requestBody"] = {"required": True, "content": _body(route.body)}
+    return {
+        "response_class": Response,
+        "responses": {200: {"description": "The answer", "content": answer}, **_problems(route.problems)},
+        "openapi_extra": extra,
+        "operation_id": route.endpoint.__name__,
+        "name": route.endpoint.__name__,
+    }
+
+
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document with the schemas that the routes refer to."""
+    forms = [form for form in vars(messages).values() if _is_form(form)]
+    _, definitions = models_json_schema(
+        [(form, "validation") for form in forms], ref_template=_SCHEMAS + "{model}", title=None
+    )
+    document["components"] = {"schemas": dict(sorted(definitions["$defs"].items()))}
+    return document
+
+
+def _is_form(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, messages.Message) and value is not messages.Message
+
+
+_TEXT = {"text/plain": {"schema": {"type": "string"}, "example": examples.METRICS}}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _SCHEMAS + name}
+
+
+def _json(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "example": example}}
+
+
+def _body(forms: Sequence[type[messages.Message]]) -> dict[str, Any]:
+    refs = [_ref(form.__name__) for form in forms]
+    return _json(refs[0] if len(refs) == 1 else {"anyOf": refs}, _example(forms[0]))
+
+
+def _example(form: type[messages.Message]) -> Any:
+    extra = form.model_config["json_schema_extra"]
+    assert isinstance(extra, dict) and isinstance(extra["examples"], list)
+    return extra["examples"][0]
+
+
+def _problems(codes: Sequence[str]) -> dict[int | str, dict[str, Any]]:
+    """One entry for each status, with an example for each of its codes."""
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for code in (*codes, "headers_too_large"):
+        by_status[KINDS[code].status].append(code)
+    return {status: _problem(by_status[status]) for status in sorted(by_status)}
+
+
+def _problem(codes: Sequence[str]) -> dict[str, Any]:
+    shown = {code: {"value": problem_body(code, KINDS[code].title, "b7e23ec2")} for code in codes}
+    described: dict[str, Any] = {
+        "description": "; ".join(KINDS[code].title for code in codes),
+        "content": {PROBLEM_TYPE: {"schema": _ref("ProblemMessage"), "examples": shown}},
+    }
+    if any(KINDS[code].retry_after_seconds for code in codes):
+        described["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+    return described
+
+
+def rendered() -> str:
+    """The text of openapi.json."""
+    from serving.app import openapi_document
+
+    return json.dumps(openapi_document(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(rendered())

@@ -1,0 +1,246 @@
+"""The routes: HTTP in, HTTP out. What they mean is in scorer.py, how they are written down in app.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from churn.domain.artifacts import StagingStatus
+from churn.domain.predictions import Prediction, Status, UserId, risk_segment
+from churn.domain.versions import CHAMPION
+from serving import messages
+from serving.body import read_json
+from serving.dependencies import Dependencies
+from serving.errors import Problem
+from serving.metrics import Metrics
+from serving.scorer import Answer, Question, Scorer
+from serving.state import Loaded, ModelWatch
+from serving.workers import Workers
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes share, in `app.state.service`."""
+
+    parts: Dependencies
+    watch: ModelWatch
+    metrics: Metrics
+    scorer: Scorer
+    workers: Workers
+    prober: Workers
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+# -- scoring ---------------------------------------------------------------------------------------------------
+
+
+async def score_users(request: Request) -> Response:
+    """Scores users by id, with the features of the online store.
+
+    Each user has a status of its own: one unknown user never fails the others.
+    """
+    service = service_of(request)
+    message = await _message(request, messages.USERS[service.parts.user_id_type])
+    _check_batch(service, "user_ids", message.user_ids)
+    answer = await _users(request, list(message.user_ids))
+    predictions = [messages.UserPrediction(**_user_fields(each)) for each in answer.predictions]
+    return _reply(messages.UsersScored(**_answer_fields(request, answer), predictions=predictions))
+
+
+async def score_vectors(request: Request) -> Response:
+    """Scores raw feature vectors; nothing is read from the feature store."""
+    service = service_of(request)
+    service.scorer.model()
+    message = await _message(request, messages.ScoreVectors)
+    _check_batch(service, "vectors", message.vectors)
+    job = partial(service.scorer.vectors, partial(messages.matrix, message), _question(request))
+    answer = await service.workers.run(job)
+    predictions = [messages.VectorPrediction(**_fields(each)) for each in answer.predictions]
+    return _reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
+
+
+async def score_user(request: Request) -> Response:
+    """Scores one user. An unknown user is 404; stale or not eligible is 200 without a probability."""
+    service = service_of(request)
+    user_id = messages.path_user_id(request.path_params["user_id"], service.parts.user_id_type)
+    answer = await _users(request, [user_id])
+    (prediction,) = answer.predictions
+    if prediction.status is Status.NOT_FOUND:
+        raise Problem("user_not_found")
+    return _reply(messages.UserScored(**_answer_fields(request, answer), **_user_fields(prediction)))
+
+
+async def _users(request: Request, user_ids: Sequence[UserId]) -> Answer:
+    service = service_of(request)
+    return await service.workers.run(partial(service.scorer.users, user_ids, _question(request)))
+
+
+async def _message(request: Request, form: type[messages.Form]) -> messages.Form:
+    return messages.validated(form, await read_json(request, service_of(request).parts.limits))
+
+
+def _check_batch(service: Service, name: str, items: Sequence[Any]) -> None:
+    limit = service.parts.limits.batch
+    if len(items) > limit:
+        raise Problem("invalid_request", f"{name}: at most {limit} items in one request")
+
+
+def _question(request: Request) -> Question:
+    return Question(request.state.request_id, request.state.arrived)
+
+
+def _answer_fields(request: Request, answer: Answer) -> dict[str, Any]:
+    name = service_of(request).parts.model_name
+    return {
+        "request_id": request.state.request_id,
+        "model": messages.ModelName(name=name, version=answer.model.version),
+        "feature_service": answer.model.feature_service,
+    }
+
+
+def _fields(prediction: Prediction) -> dict[str, Any]:
+    probability = prediction.probability
+    return {
+        "status": prediction.status,
+        "churn_probability": probability,
+        "risk_segment": None if probability is None else risk_segment(probability),
+        "reason": prediction.reason or None,
+    }
+
+
+def _user_fields(prediction: Prediction) -> dict[str, Any]:
+    return {**_fields(prediction), "user_id": prediction.user_id, "features_as_of": prediction.features_as_of}
+
+
+def _reply(message: messages.Message) -> Response:
+    return Response(message.model_dump_json(), media_type="application/json")
+
+
+# -- the model and the service itself --------------------------------------------------------------------------
+
+
+async def model_info(request: Request) -> Response:
+    """The model in service, and how the side process fares that brings new ones."""
+    service = service_of(request)
+    loaded = service.watch.loaded
+    if loaded is None:
+        raise Problem("no_model")
+    return _reply(_model_message(service.parts.model_name, loaded, service.watch.staging))
+
+
+def _model_message(name: str, loaded: Loaded, staging: StagingStatus | None) -> messages.ModelInfo:
+    model = loaded.model
+    known = staging is not None and staging.champion_version == model.version
+    return messages.ModelInfo(
+        name=name,
+        version=model.version,
+        digest=model.digest,
+        aliases=[CHAMPION] if known else [],
+        feature_service=model.feature_service,
+        features=list(model.features),
+        horizon_days=model.horizon_days,
+        loaded_at=loaded.loaded_at,
+        staging=_staging_message(staging),
+    )
+
+
+def _staging_message(staging: StagingStatus | None) -> messages.Staging:
+    return messages.Staging(
+        status="unknown" if staging is None else ("failing" if staging.failing else "ok"),
+        champion_version=staging.champion_version if staging else None,
+        last_look_at=staging.last_look_at if staging else None,
+        last_success_at=staging.last_success_at if staging else None,
+        last_failure_at=staging.last_failure_at if staging else None,
+        last_failure_reason=staging.last_failure_reason if staging else None,
+    )
+
+
+async def healthz(_request: Request) -> Response:
+    """Whether the process answers; depends on nothing outside it."""
+    return _reply(messages.Health())
+
+
+async def readyz(request: Request) -> Response:
+    """Whether requests can be answered: a model is loaded, the feature store answers."""
+    service = service_of(request)
+    loaded = service.watch.loaded
+    if loaded is None:
+        raise Problem("not_ready", "no model is loaded yet")
+    await _probe(service)
+    staging = service.watch.staging
+    degraded = ["staging_failing"] if staging is not None and staging.failing else []
+    return _reply(messages.Ready(model_version=loaded.model.version, degraded=degraded))
+
+
+async def _probe(service: Service) -> None:
+    """Reads one user that need not exist, in a thread of its own: a busy service is still ready."""
+    nobody: UserId = 0 if service.parts.user_id_type == "integer" else "readyz"
+    try:
+        await service.prober.run(partial(service.scorer.read, [nobody]))
+    except Problem as problem:
+        raise Problem("not_ready", "the feature store does not answer") from problem
+
+
+async def metrics(request: Request) -> Response:
+    """Counters and timings for Prometheus."""
+    return Response(service_of(request).metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+# -- the table of routes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route and what openapi.json says of it. `answer` None: plain text."""
+
+    method: str
+    path: str
+    endpoint: Callable[[Request], Any]
+    answer: type[messages.Message] | None
+    body: tuple[type[messages.Message], ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+_BODY = ("malformed_request", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_request")
+_WORK = ("no_model", "prediction_log_unavailable", "overloaded", "deadline_exceeded")
+_READ = ("feature_store_unavailable", *_WORK)
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/score",
+        score_users,
+        messages.UsersScored,
+        (messages.ScoreUsers, messages.ScoreNamedUsers),
+        (*_BODY, *_READ),
+    ),
+    Route(
+        "POST",
+        "/v1/score/features",
+        score_vectors,
+        messages.VectorsScored,
+        (messages.ScoreVectors,),
+        (*_BODY, *_WORK),
+    ),
+    Route(
+        "GET",
+        "/v1/users/{user_id}/score",
+        score_user,
+        messages.UserScored,
+        problems=("user_not_found", "invalid_request", *_READ),
+    ),
+    Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",)),
+    Route("GET", "/healthz", healthz, messages.Health),
+    Route("GET", "/readyz", readyz, messages.Ready, problems=("not_ready",)),
+    Route("GET", "/metrics", metrics, None),
+)

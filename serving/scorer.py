@@ -1,0 +1,103 @@
+"""From a question to an acknowledged answer: read, score, log. Knows no HTTP; runs in a worker thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from churn.core.scoring import ServedModel, score, score_vectors
+from churn.domain.predictions import FeatureRow, Prediction, UserId
+from churn.domain.records import PredictionRecord, Source
+from churn.errors import ChurnError
+from serving.dependencies import Dependencies
+from serving.errors import Problem
+from serving.metrics import Metrics
+from serving.state import ModelWatch
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which request asks, and when it arrived (`time.perf_counter`)."""
+
+    request_id: str
+    arrived: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predictions of one model, in the order of the question. They are in the prediction log."""
+
+    model: ServedModel
+    predictions: Sequence[Prediction]
+
+
+class Scorer:
+    """Answers questions. Raises Problem when a part that it needs does not work; then nothing is acknowledged."""
+
+    def __init__(self, dependencies: Dependencies, watch: ModelWatch, metrics: Metrics) -> None:
+        self._parts = dependencies
+        self._watch = watch
+        self._metrics = metrics
+
+    def model(self) -> ServedModel:
+        loaded = self._watch.loaded
+        if loaded is None:
+            raise Problem("no_model")
+        return loaded.model
+
+    def users(self, user_ids: Sequence[UserId], question: Question) -> Answer:
+        """One prediction for each user id. One unknown user never fails the others."""
+        model = self.model()
+        rows = self.read(user_ids)
+        now = self._parts.clock()
+        predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
+        return self._acknowledged(Answer(model, predictions), "id", question, now)
+
+    def vectors(self, to_matrix: Callable[[Sequence[str]], NDArray[np.float64]], question: Question) -> Answer:
+        """One prediction for each vector; `to_matrix` gives (n, f) values in the order of the model's features."""
+        model = self.model()
+        predictions = score_vectors(model, to_matrix(model.features))
+        return self._acknowledged(Answer(model, predictions), "vector", question, self._parts.clock())
+
+    def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
+        """The users' features, None for unknown ones; raises Problem when the store does not answer."""
+        try:
+            return self._parts.online.read(user_ids)
+        except ChurnError as error:
+            raise Problem("feature_store_unavailable") from error
+
+    def _acknowledged(self, answer: Answer, source: Source, question: Question, now: datetime) -> Answer:
+        shared = {
+            "request_id": question.request_id,
+            "predicted_at": now,
+            "source": source,
+            "latency_ms": 1000 * (time.perf_counter() - question.arrived),
+        }
+        records = [_record(answer.model, prediction, shared) for prediction in answer.predictions]
+        try:
+            self._parts.log.append(records)
+        except ChurnError as error:
+            raise Problem("prediction_log_unavailable") from error
+        self._metrics.answered(answer.predictions)
+        return answer
+
+
+def _record(model: ServedModel, prediction: Prediction, shared: dict[str, Any]) -> PredictionRecord:
+    return PredictionRecord(
+        **shared,
+        user_id=prediction.user_id,
+        status=prediction.status.value,
+        churn_probability=prediction.probability,
+        model_version=model.version,
+        model_digest=model.digest,
+        feature_service=model.feature_service,
+        features=model.features,
+        vector=prediction.vector,
+        features_as_of=prediction.features_as_of,
+    )

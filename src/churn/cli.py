@@ -1,0 +1,341 @@
+"""The command line: one verb per job; the only place that prints, and the only table from errors to exit codes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from churn.domain.verdicts import DriftStatus, PromotionVerdict
+from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
+from churn.settings import PREFIX, Settings, load_settings
+
+EXIT_CODES: dict[type[ChurnError], int] = {
+    BadInput: 2,
+    ContractBroken: 3,
+    NotReady: 4,
+    Refused: 5,
+    Unavailable: 8,
+    Mismatch: 9,
+}
+DRIFT_CODES = {
+    DriftStatus.OK: 0,
+    DriftStatus.WARN: 0,
+    DriftStatus.DRIFT: 6,
+    DriftStatus.INSUFFICIENT: 7,
+    DriftStatus.FAILED: 7,
+}
+EXIT_HELP = """Exit codes: 0 done · 1 a bug · 2 usage or settings · 3 raw tables break the contract ·
+4 an earlier step is missing · 5 refused (verdict, guard) · 6 drift · 7 window too small or broken ·
+8 a store or server does not answer · 9 things that must be equal are not"""
+
+app = typer.Typer(
+    name="churn",
+    help="Predict which users will go silent, and keep that prediction trustworthy in production.",
+    epilog=EXIT_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; user mistakes end with a sentence and an exit code, never with a traceback."""
+    try:
+        app()
+    except ChurnError as error:
+        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+        if error.hint:
+            err.print(f"  [dim]→[/] {escape(error.hint)}", soft_wrap=True)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def exit_code(error: ChurnError) -> int:
+    """The documented exit code of an error."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+# -- the verbs, in the order of the river ----------------------------------------------------------------------------
+
+
+@app.command()
+def simulate(
+    users: Annotated[int, typer.Option(help="Users of the shop", min=1)] = 5000,
+    days: Annotated[int, typer.Option(help="Length of the log in days", min=30)] = 730,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal shops")] = 42,
+    out_folder: Annotated[str, typer.Option("--out", help="Folder to write; default <home>/shop")] = "",
+) -> None:
+    """Make a shop with known truth: users, orders, sessions, and each user's true churn probability."""
+    from churn import river
+
+    settings = load_settings()
+    with _working("simulating"):
+        done = river.simulate(settings, users=users, days=days, seed=seed, folder=out_folder)
+    made, folder = done.report, done.folder
+    out.print(f"{made.orders:,} orders and {made.user_sessions:,} sessions of {made.users:,} users in {folder}")
+    files = ("--users", "users"), ("--orders", "orders"), ("--sessions", "user_sessions")
+    options = " ".join(f"{option} {folder}/{name}.parquet" for option, name in files)
+    out.print(f"next: churn ingest {options}", soft_wrap=True)
+
+
+@app.command()
+def ingest(
+    orders: Annotated[str, typer.Option(help="Orders, Parquet or CSV")] = "",
+    users: Annotated[str, typer.Option(help="Users, Parquet or CSV; derived from the events when absent")] = "",
+    sessions: Annotated[str, typer.Option(help="Sessions, Parquet or CSV")] = "",
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="ours=theirs, repeated or comma-separated; orders.user_id=… for one"),
+    ] = None,
+    tz: Annotated[str, typer.Option(help="Time zone of times that carry none")] = "UTC",
+    date_format: Annotated[str, typer.Option(help="strptime format of times that are not ISO 8601")] = "",
+) -> None:
+    """Check raw tables against the contract and keep them as a dated, immutable snapshot."""
+    from churn import river
+
+    settings = load_settings()
+    sources = {"orders": orders, "users": users, "user_sessions": sessions}
+    try:
+        with _working("checking the contract"):
+            done = river.ingest_tables(settings, sources, mapping or [], tz=tz, date_format=date_format)
+    except ContractBroken as error:
+        _show_rows(error.facts.get("rows", ()), ("table", "rule", "severity", "rows", "samples", "meaning"), err)
+        raise
+    _show_rows(done.breach_rows, ("table", "rule", "severity", "rows", "samples", "meaning"), out)
+    for line in done.summary:
+        out.print(line, soft_wrap=True)
+
+
+@app.command("build-features")
+def build_features(
+    cutoff: Annotated[str, typer.Option(help="One cutoff; default: the end of the log")] = "",
+    start: Annotated[str, typer.Option("--from", help="First of several cutoffs")] = "",
+    end: Annotated[
+        str, typer.Option("--to", help="Last of several cutoffs, always built; default: the end of the log")
+    ] = "",
+    every: Annotated[str, typer.Option(help="Step: day, week or month")] = "month",
+) -> None:
+    """Build features and labels as of cutoffs with dbt, and bring the newest into the online store."""
+    from churn import river
+
+    settings = load_settings()
+    wanted = river.wanted_cutoffs(cutoff, start, end, river.step(every))
+    with _progress("building features") as on_progress:
+        built = river.build(settings, wanted, on_progress)
+    for moment, rows in built.report.rows.items():
+        labelled = "labelled" if moment in built.report.labelled else "not matured"
+        out.print(f"{moment:%Y-%m-%d %H:%M}Z  {rows:>9,} users  {labelled}")
+    out.print(f"online features are as of {built.online_as_of:%Y-%m-%d %H:%M}Z")
+
+
+@app.command()
+def train(
+    n_estimators: Annotated[int, typer.Option(help="Trees", min=1)] = 100,
+    max_depth: Annotated[int, typer.Option(help="Depth of a tree", min=1)] = 10,
+    min_samples_split: Annotated[int, typer.Option(help="Rows a node needs to be split", min=2)] = 5,
+    min_samples_leaf: Annotated[int, typer.Option(help="Rows a leaf needs", min=1)] = 50,
+    random_state: Annotated[int, typer.Option(help="Seed", min=0, max=2**32 - 1)] = 42,
+    test_cutoffs: Annotated[int, typer.Option(help="How many of the newest matured cutoffs test", min=1)] = 1,
+    calibration: Annotated[str, typer.Option(help="temperature, sigmoid or isotonic")] = "temperature",
+    sample_if_empty: Annotated[
+        bool, typer.Option("--sample-if-empty", help="Where nothing was ingested, first take the bundled real sample")
+    ] = False,
+) -> None:
+    """Train a calibrated RandomForest, record it in MLflow and register it as challenger."""
+    from churn import river
+
+    settings = load_settings()
+    parameters = river.forest_parameters(
+        n_estimators=n_estimators,
+        max_depth=max_depth,
+        min_samples_split=min_samples_split,
+        min_samples_leaf=min_samples_leaf,
+        random_state=random_state,
+        calibration=calibration,
+    )
+    if sample_if_empty and not river.has_raw_tables(settings):
+        from churn.demo import ONLINE_RETAIL, prepare
+
+        out.print("nothing was ingested yet: taking the bundled Online Retail sample (data/online_retail)")
+        with _progress("preparing the sample") as on_progress:
+            prepare(settings, ONLINE_RETAIL, on_progress)
+    with _working("training") as tell:
+        trained = river.train_model(settings, parameters, test_cutoffs, tell)
+    _show_comparison(trained.result.comparison)
+    out.print(
+        f"{trained.version.name} version {trained.version.version}, alias challenger: {len(trained.rows.train):,}"
+        f" training and {len(trained.rows.test):,} test rows; calibrated on {trained.result.fitted.calibrated_on}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def promote(version: Annotated[str, typer.Option(help="Version to judge; default: alias challenger")] = "") -> None:
+    """Judge the challenger against the champion under policy.yaml; move the alias only if it passes."""
+    from churn import river
+
+    with _working("comparing challenger and champion"):
+        done = river.promote_version(load_settings(), version)
+    show_verdict(done.verdict)
+    if not done.moved:
+        raise Refused(f"version {done.challenger.version} was not promoted", hint="The reasons are listed above.")
+    out.print(f"version {done.challenger.version} is champion")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address; default CHURN_HOST or 127.0.0.1")] = "",
+    port: Annotated[str, typer.Option(help="Port, 0 for any free one; default CHURN_PORT or 8000")] = "",
+) -> None:
+    """Serve churn probabilities over REST, following the alias champion."""
+    from churn.jobs.serve import serve as run_service
+
+    given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value}
+    settings = load_settings(**given)
+    run_service(
+        "serving.app:create_app",
+        host=settings.host,
+        port=settings.port,
+        side_command=[sys.executable, "-m", "churn", "stage"],
+        announce=lambda address: out.print(f"serving on {address} (docs: {address}/docs)"),
+    )
+
+
+@app.command(hidden=True)
+def stage() -> None:
+    """Follow the alias champion and stage verified versions for the service: its side process."""
+    from churn.following import follow_champion
+
+    follow_champion(load_settings(), lambda text: err.print(text, soft_wrap=True))
+
+
+@app.command()
+def score(
+    out_file: Annotated[
+        str, typer.Option("--out", help="Parquet to write; default <home>/scores/<cutoff>.parquet")
+    ] = "",
+    cutoff: Annotated[str, typer.Option(help="Cutoff; default: the newest built")] = "",
+) -> None:
+    """Score every eligible user with the champion."""
+    from churn import river
+
+    settings = load_settings()
+    with _progress("scoring") as on_progress:
+        scored, path = river.score_to_file(settings, cutoff, out_file, on_progress)
+    skipped = ", ".join(f"{count:,} {name}" for name, count in scored.not_scored.items()) or "none"
+    out.print(f"{len(scored.table):,} users scored, left out: {skipped}\n{path}", soft_wrap=True)
+
+
+@app.command()
+def monitor(
+    since: Annotated[str, typer.Option(help="Start of the window; default: 30 days before now")] = "",
+    until: Annotated[str, typer.Option(help="End of the window; default: now")] = "",
+) -> None:
+    """Judge a window of the prediction log against the champion's reference; the exit code says drift."""
+    from churn import river
+
+    with _working("comparing the window with the reference"):
+        done = river.monitor_window(load_settings(), since, until)
+    out.print(f"[bold]{done.verdict.status}[/]: {done.verdict.rows:,} predictions")
+    for reason in done.verdict.reasons:
+        if reason.passed is not True:
+            out.print(f"  {escape(reason.rule)}: {escape(reason.found)}", soft_wrap=True)
+    out.print(str(done.html_path), soft_wrap=True)
+    raise typer.Exit(DRIFT_CODES[done.verdict.status])
+
+
+@app.command()
+def verify(cutoff: Annotated[str, typer.Option(help="Cutoff; default: the newest built")] = "") -> None:
+    """Check for all users that the online store equals the offline store, bit by bit."""
+    from churn import river
+
+    with _working("comparing online with offline"):
+        done = river.verify_online(load_settings(), cutoff)
+    out.print(f"{done.users:,} users at {done.cutoff:%Y-%m-%d %H:%M}Z: online equals offline")
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """List every setting with its value here."""
+    settings = load_settings()
+    table = Table(Column("variable", no_wrap=True), Column("value", overflow="fold"), "meaning", box=None)
+    for name, field in Settings.model_fields.items():
+        value = _without_password(str(getattr(settings, name)))
+        table.add_row(PREFIX + name.upper(), escape(value), escape(field.description or ""))
+    out.print(table)
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="simulated or online_retail")] = "simulated",
+    users: Annotated[int, typer.Option(help="Users of the simulated shop", min=500)] = 5000,
+) -> None:
+    """Run the whole river once on a simulated shop or on real orders, and show what came out."""
+    from churn.demo import run_demo
+
+    run_demo(data, users, out)
+
+
+def _without_password(value: str) -> str:
+    """`password=…` of an address and `user:password@` of a URL, hidden."""
+    return re.sub(r"(password=|://[^:/@]*:)[^,@]+", r"\1***", value)
+
+
+# -- showing ---------------------------------------------------------------------------------------------------------
+
+
+def show_verdict(verdict: PromotionVerdict) -> None:
+    """The reasons of a verdict, one a line."""
+    marks = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]told[/]"}
+    for reason in verdict.reasons:
+        out.print(f"{marks[reason.passed]}  {escape(reason.rule)}: {escape(reason.found)}", soft_wrap=True)
+
+
+def _show_comparison(comparison: dict[str, dict[str, float]]) -> None:
+    table = Table("model", "ROC-AUC", "PR-AUC", "Brier", "log loss", "ECE", "lift 10 %", box=None)
+    for name, row in comparison.items():
+        figures = [f"{row[key]:.4f}" for key in ("auc_score", "pr_auc", "brier", "log_loss", "ece", "lift_10")]
+        table.add_row(name, *figures)
+    out.print(table)
+
+
+def _show_rows(rows: Any, columns: tuple[str, ...], console: Console) -> None:
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    if table.row_count:
+        console.print(table)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the step in hand; the caller may rename the step."""
+    with err.status(f"{what} …") as status:
+        yield lambda step: status.update(f"{step} …")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, driven by (done, total)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

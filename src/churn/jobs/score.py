@@ -1,0 +1,74 @@
+"""score: all eligible users at a cutoff -> a Parquet table. Same function and same numbers as the service."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+
+from churn.core.scoring import ServedModel, score
+from churn.domain.ports import OfflineFeatures
+from churn.domain.predictions import FeatureRow, Prediction, Status, risk_segment
+from churn.domain.schema import FEATURE_NAMES, JOIN_KEY
+from churn.errors import NotReady
+
+BATCH = 20_000
+LIFETIME_VALUE = FEATURE_NAMES.index("customer_lifetime_value")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The table (one row per eligible user, highest value at risk first) and how many users were left out."""
+
+    table: pd.DataFrame
+    cutoff: datetime
+    not_scored: dict[str, int]
+
+
+def score_users(
+    offline: OfflineFeatures, model: ServedModel, cutoff: datetime, progress: Callable[[int, int], None]
+) -> Scored:
+    """Score every eligible user at `cutoff`; raises NotReady when nobody is eligible there."""
+    rows = offline.offline_rows(cutoff)
+    parts: list[pd.DataFrame] = []
+    not_scored: Counter[str] = Counter()
+    for answers in _answers(rows, model, cutoff):
+        parts.append(_table([each for each in answers if each.status is Status.OK], model.version, cutoff))
+        not_scored.update(each.status.value for each in answers if each.status is not Status.OK)
+        progress(sum(map(len, parts)) + not_scored.total(), len(rows))
+    # An empty part has no types, and would take them from the others: ids would become floats.
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        raise NotReady(f"nobody is eligible at {cutoff:%Y-%m-%d}", hint="Choose another --cutoff.")
+    table = pd.concat(filled, ignore_index=True)
+    ordered = table.sort_values(["expected_value_at_risk", JOIN_KEY], ascending=[False, True], ignore_index=True)
+    return Scored(ordered, cutoff, dict(not_scored))
+
+
+def _answers(rows: pd.DataFrame, model: ServedModel, cutoff: datetime) -> Iterator[list[Prediction]]:
+    for start in range(0, len(rows), BATCH):
+        part = rows.iloc[start : start + BATCH]
+        vectors = part[list(model.features)].to_numpy(np.float64).tolist()
+        ids = part[JOIN_KEY].tolist()
+        found = [FeatureRow(user_id, cutoff, tuple(vector)) for user_id, vector in zip(ids, vectors, strict=True)]
+        yield score(model, ids, found, now=cutoff, max_age=timedelta(days=1))
+
+
+def _table(answers: list[Prediction], version: str, cutoff: datetime) -> pd.DataFrame:
+    probability = np.array([each.probability for each in answers], dtype=np.float64)
+    value = np.array([each.vector[LIFETIME_VALUE] for each in answers if each.vector], dtype=np.float64)
+    columns = {
+        JOIN_KEY: [each.user_id for each in answers],
+        "churn_probability": probability,
+        "risk_segment": [risk_segment(each) for each in probability],
+        "customer_lifetime_value": value,
+        # A net refund is no value that could be lost.
+        "expected_value_at_risk": probability * np.maximum(value, 0),
+        "model_version": version,
+        "cutoff": pd.Timestamp(cutoff),
+    }
+    return pd.DataFrame(columns)

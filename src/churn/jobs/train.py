@@ -1,0 +1,163 @@
+"""train: feature store and labels -> a registered, calibrated model version with alias challenger."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import pandas as pd
+
+from churn.core.artifact import Card, card_bytes, golden_rows
+from churn.core.model import ForestParameters, probabilities
+from churn.core.training import (
+    Evaluated,
+    dataset_frame,
+    figures,
+    golden_vectors,
+    metric_values,
+    reference_frame,
+)
+from churn.core.training import train as fit_and_judge
+from churn.core.training_set import SplitRows, rows_of, split_rows
+from churn.domain.artifacts import TRUSTED_TYPES
+from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, JOIN_KEY, TIMESTAMP
+from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
+from churn.domain.windows import Split, cutoff_name, split_cutoffs
+from churn.errors import Mismatch, Refused
+
+SERVING_PACKAGES = ("scikit-learn", "skops", "numpy")
+
+
+@dataclass(frozen=True)
+class TrainingStores:
+    """What training reads and writes."""
+
+    raw: RawTables
+    labels: Labels
+    features: OfflineFeatures
+    registry: ModelRegistry
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train. `commit` and `lock_sha256` say which code does it."""
+
+    parameters: ForestParameters
+    horizon: timedelta
+    test_cutoffs: int
+    commit: str
+    lock_sha256: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training came to."""
+
+    version: ModelVersion
+    rows: SplitRows
+    result: Evaluated
+
+
+def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], None]) -> Trained:
+    """Train on the oldest matured cutoffs, test on the newest, record everything, register a version."""
+    split = split_cutoffs(stores.labels.labelled_cutoffs(plan.horizon), plan.horizon, plan.test_cutoffs)
+    progress("joining features and labels")
+    rows = split_rows(rows_of(training_frame(stores, split, plan.horizon)), split)
+    progress("fitting the forest and its baselines")
+    result = fit_and_judge(rows, plan.parameters, plan.horizon)
+    progress("recording the run")
+    version = stores.registry.record(_record(stores, plan, rows, result))
+    return Trained(version, rows, result)
+
+
+def training_frame(stores: TrainingStores, split: Split, horizon: timedelta) -> pd.DataFrame:
+    """Eligible labelled rows of the split's cutoffs with their features; raises Mismatch on a row without any."""
+    labels = stores.labels.read_labels([*split.train, *split.test], horizon)
+    eligible = labels[labels["eligible"]].rename(columns={"cutoff": TIMESTAMP})
+    frame = stores.features.training_frame(eligible[[JOIN_KEY, TIMESTAMP, "churned"]].reset_index(drop=True))
+    unmatched = int(frame["days_since_signup"].isna().sum())
+    if unmatched:
+        raise Mismatch(
+            f"{unmatched} of {len(frame)} labelled rows have no features at their cutoff",
+            hint="Labels and features come from different builds: run `churn build-features` again.",
+        )
+    return frame
+
+
+def _record(stores: TrainingStores, plan: TrainingPlan, rows: SplitRows, result: Evaluated) -> TrainingRecord:
+    reference = _parquet(reference_frame(rows, result.fitted))
+    frames = {"train": dataset_frame(rows.train), "test": dataset_frame(rows.test)}
+    return TrainingRecord(
+        estimator=result.fitted.estimator,
+        parameters={**plan.parameters.as_dict(), "horizon_days": plan.horizon.days, "test_cutoffs": plan.test_cutoffs},
+        metrics=metric_values(result, rows),
+        lineage=_lineage(stores, plan, rows.split, frames["train"]),
+        features=FEATURE_NAMES,
+        trusted_types=TRUSTED_TYPES,
+        files={CARD_FILE: _card(plan, rows, result, reference), REFERENCE_FILE: reference},
+        figures=figures(result, rows.test),
+        tables={"comparison": result.comparison, "by_cutoff": result.by_cutoff},
+        datasets=frames,
+        requirements=tuple(f"{name}=={installed_version(name)}" for name in SERVING_PACKAGES),
+    )
+
+
+def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, reference: bytes) -> bytes:
+    golden = golden_vectors(rows.test)
+    return card_bytes(
+        Card(
+            features=FEATURE_NAMES,
+            feature_service=FEATURE_SERVICE,
+            horizon_days=plan.horizon.days,
+            sklearn_version=installed_version("scikit-learn"),
+            golden=golden_rows(golden, probabilities(result.fitted.estimator, golden)),
+            reference_sha256=sha256(reference).hexdigest(),
+        )
+    )
+
+
+def _lineage(stores: TrainingStores, plan: TrainingPlan, split: Split, train_frame: pd.DataFrame) -> Lineage:
+    snapshot, built = stores.raw.current(), stores.labels.manifest()["cutoffs"]
+    used = {moment: built[cutoff_name(moment)] for moment in (*split.train, *split.test)}
+    _one_definition(used.values())
+    newest = used[max(used)]
+    return Lineage(
+        snapshot_id=newest["snapshot_id"],
+        snapshot_sha256=_table_digests(snapshot.manifest) if newest["snapshot_id"] == snapshot.snapshot_id else {},
+        feature_service=FEATURE_SERVICE,
+        feature_sha256={cutoff_name(moment): entry["sha256"] for moment, entry in used.items()},
+        dbt_sha256=newest["dbt_hash"],
+        train_cutoffs=tuple(moment.isoformat() for moment in split.train),
+        test_cutoffs=tuple(moment.isoformat() for moment in split.test),
+        horizon_days=plan.horizon.days,
+        parameters=plan.parameters.as_dict(),
+        commit=plan.commit,
+        lock_sha256=plan.lock_sha256,
+        data_sha256=sha256(pd.util.hash_pandas_object(train_frame, index=False).to_numpy().tobytes()).hexdigest(),
+    )
+
+
+def _one_definition(entries: Iterable[Mapping[str, Any]]) -> None:
+    if len({entry["dbt_hash"] for entry in entries}) > 1:
+        raise Refused(
+            "the cutoffs were built by different versions of the dbt models",
+            hint="Build all of them anew: churn build-features --from … --to ….",
+        )
+
+
+def _table_digests(manifest: dict[str, object]) -> dict[str, str]:
+    tables = manifest["tables"]
+    assert isinstance(tables, dict)
+    return {name: facts["sha256"] for name, facts in tables.items()}
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()

@@ -1,0 +1,60 @@
+"""verify: for every user, what the service would read equals the offline row of the same cutoff, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from churn.domain.ports import OfflineFeatures, OnlineFeatures
+from churn.domain.predictions import FeatureRow, UserId
+from churn.domain.schema import FEATURE_NAMES, JOIN_KEY
+from churn.errors import Mismatch
+
+BATCH = 1000
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How many users were compared, and at which cutoff."""
+
+    users: int
+    cutoff: datetime
+
+
+def verify(offline: OfflineFeatures, online: OnlineFeatures, cutoff: datetime) -> Verified:
+    """Compare all users of `cutoff`; raises Mismatch that names users and features."""
+    rows = offline.offline_rows(cutoff)
+    differing = [sample for part in _batches(rows) for sample in _differences(part, online, cutoff)]
+    if differing:
+        raise Mismatch(
+            f"{len(differing)} of {len(rows)} users differ between offline and online store at {cutoff:%Y-%m-%d}: "
+            + "; ".join(differing[:SHOWN]),
+            hint="Run `churn build-features` again; if it stays, something else writes to the online store.",
+        )
+    return Verified(len(rows), cutoff)
+
+
+def _batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(rows), BATCH):
+        yield rows.iloc[start : start + BATCH]
+
+
+def _differences(part: pd.DataFrame, online: OnlineFeatures, cutoff: datetime) -> list[str]:
+    ids: Sequence[UserId] = part[JOIN_KEY].tolist()
+    wanted = part[list(FEATURE_NAMES)].to_numpy(np.float64)
+    found = [_difference(*row, cutoff) for row in zip(ids, wanted, online.read(ids), strict=True)]
+    return [text for text in found if text]
+
+
+def _difference(user_id: UserId, wanted: np.ndarray, row: FeatureRow | None, cutoff: datetime) -> str:
+    if row is None:
+        return f"user {user_id} is not online"
+    if row.as_of != cutoff:
+        return f"user {user_id} is online as of {row.as_of:%Y-%m-%d}"
+    same = (wanted == np.array(row.vector)) | (np.isnan(wanted) & np.isnan(row.vector))
+    return "" if same.all() else f"user {user_id}: " + ", ".join(np.array(FEATURE_NAMES)[~same])

@@ -1,0 +1,183 @@
+"""Each verb on real stores: wire, run the job, return what it came to. The command line and the demo share these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from churn import wiring
+from churn.core.model import CALIBRATIONS, ForestParameters
+from churn.core.promotion import parse_policy
+from churn.domain.ports import Snapshot, Window
+from churn.domain.windows import EVERY, Every, as_utc, cutoff_name, cutoffs_between, parse_instant
+from churn.errors import BadInput, NotReady
+from churn.jobs.build_features import BuildStores, Built, Progress, build_features
+from churn.jobs.ingest import IngestReport, IngestRequest, ingest
+from churn.jobs.monitor import MonitorResult, MonitorStores, monitor, recent
+from churn.jobs.promote import Promotion, PromotionStores, promote
+from churn.jobs.score import Scored, score_users
+from churn.jobs.simulate import SimulationReport, simulate_shop
+from churn.jobs.train import Trained, TrainingPlan, TrainingStores, train
+from churn.jobs.verify import Verified, verify
+from churn.settings import Settings
+from churn.simulator.shop import ShopConfig
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated shop, and where it lies."""
+
+    folder: Path
+    report: SimulationReport
+
+
+def simulate(settings: Settings, *, users: int, days: int, seed: int, folder: str) -> Simulated:
+    """Make a shop with known truth in `folder`, default `<home>/shop`."""
+    where = Path(folder) if folder else settings.home / "shop"
+    config = ShopConfig(users=users, days=days, seed=seed)
+    return Simulated(where, simulate_shop(config, wiring.shop_files(where), horizon=settings.horizon))
+
+
+def ingest_tables(
+    settings: Settings, sources: Mapping[str, str], mapping: Sequence[str], *, tz: str, date_format: str
+) -> IngestReport:
+    """Check the given files (empty = not given) and keep them as a snapshot."""
+    request = IngestRequest(
+        sources={name: Path(path) for name, path in sources.items() if path},
+        mapping=mapping,
+        tz=tz or "UTC",
+        date_format=date_format or None,
+        horizon=settings.horizon,
+    )
+    return ingest(request, wiring.raw_tables(settings), wiring.ingest_time(settings))
+
+
+def has_raw_tables(settings: Settings) -> bool:
+    return wiring.previous_user_id_type(settings) is not None
+
+
+def step(every: str) -> Every:
+    """The step between cutoffs; raises BadInput."""
+    for known in EVERY:
+        if every == known:
+            return known
+    raise BadInput(f"--every {every} is not known", hint=f"Choose one of {', '.join(EVERY)}.")
+
+
+def forest_parameters(*, calibration: str, **numbers: int) -> ForestParameters:
+    """The forest's parameters; raises BadInput on an unknown calibration."""
+    for known in CALIBRATIONS:
+        if calibration == known:
+            return ForestParameters(calibration=known, **numbers)
+    raise BadInput(f"--calibration {calibration} is not known", hint=f"Choose one of {', '.join(CALIBRATIONS)}.")
+
+
+def build(settings: Settings, wanted: Callable[[Snapshot], Sequence[datetime]], on_progress: Progress) -> Built:
+    """Build the wanted cutoffs and bring the newest one online."""
+    raw, warehouse = wiring.raw_tables(settings), wiring.warehouse(settings)
+    stores = BuildStores(raw, warehouse, wiring.features_of(settings))
+    return build_features(stores, wanted, settings.horizon, on_progress)
+
+
+def wanted_cutoffs(cutoff: str, start: str, end: str, every: Every) -> Callable[[Snapshot], Sequence[datetime]]:
+    """Which cutoffs the options ask for; without any, the latest possible. Raises BadInput on a half range."""
+    if cutoff and (start or end):
+        raise BadInput("--cutoff and --from/--to exclude each other", hint="Give one cutoff, or a range.")
+    if end and not start:
+        raise BadInput("--to needs --from", hint="Give both, or --cutoff for one.")
+    if cutoff:
+        return lambda snapshot: [parse_instant(cutoff)]
+    if start:
+        return lambda snapshot: cutoffs_between(
+            parse_instant(start), parse_instant(end) if end else snapshot.log_end, every
+        )
+    return lambda snapshot: [snapshot.log_end]
+
+
+def train_model(settings: Settings, parameters: ForestParameters, test_cutoffs: int, tell: Tell) -> Trained:
+    """Train and register a challenger."""
+    stores = TrainingStores(
+        raw=wiring.raw_tables(settings),
+        labels=wiring.warehouse(settings),
+        features=wiring.features(settings),
+        registry=wiring.registry(settings),
+    )
+    plan = TrainingPlan(parameters, settings.horizon, test_cutoffs, **wiring.code_facts(settings))
+    return train(stores, plan, tell)
+
+
+def promote_version(settings: Settings, version: str) -> Promotion:
+    """Judge a version (default: the challenger) under the policy and move the alias if it passes."""
+    if not settings.policy.is_file():
+        raise BadInput(f"there is no promotion policy at {settings.policy}", hint="Set CHURN_POLICY to a policy.yaml.")
+    stores = PromotionStores(
+        registry=wiring.registry(settings),
+        labels=wiring.warehouse(settings),
+        features=wiring.features(settings),
+        load=wiring.load_version(settings),
+    )
+    return promote(stores, parse_policy(settings.policy.read_text()), version or None)
+
+
+def score_all(settings: Settings, cutoff: str, on_progress: Progress) -> Scored:
+    """Score all eligible users at a cutoff (default: the newest exported) with the champion."""
+    at = parse_instant(cutoff) if cutoff else newest_cutoff(settings)
+    model = wiring.load_version(settings)(wiring.champion(settings))
+    return score_users(wiring.features(settings), model, at, on_progress)
+
+
+def score_to_file(settings: Settings, cutoff: str, path: str, on_progress: Progress) -> tuple[Scored, Path]:
+    """Score all eligible users and keep the table; default `<home>/scores/<cutoff>.parquet`."""
+    scored = score_all(settings, cutoff, on_progress)
+    name = f"{cutoff_name(scored.cutoff)}.parquet"
+    target = Path(path) if path else settings.home / "scores" / name
+    write_scores(scored, target)
+    return scored, target
+
+
+def write_scores(scored: Scored, path: Path) -> None:
+    """The scores as Parquet, in place whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    scored.table.to_parquet(unfinished, index=False)
+    unfinished.replace(path)
+
+
+def verify_online(settings: Settings, cutoff: str) -> Verified:
+    """Compare the online store with the offline rows of a cutoff (default: the newest exported)."""
+    store = wiring.features(settings)
+    return verify(store, store, parse_instant(cutoff) if cutoff else newest_cutoff(settings))
+
+
+def monitor_window(settings: Settings, since: str, until: str) -> MonitorResult:
+    """Judge a window of the prediction log (default: the last 30 days)."""
+    from churn.core.drift_rules import DriftPolicy
+
+    stores = MonitorStores(
+        wiring.LoggedPredictions(settings.home / "predictions"),
+        wiring.ChampionReference(settings),
+        wiring.drift_reports(settings),
+    )
+    window = _window(since, until, wiring.clock(settings)())
+    return monitor(window, stores, DriftPolicy(min_rows=settings.monitor_min_rows, psi=settings.drift_psi))
+
+
+def _window(since: str, until: str, now: datetime) -> Window:
+    default = recent(now, days=30)
+    start = parse_instant(since) if since else default.since
+    end = parse_instant(until) if until else default.until
+    if end <= start:
+        raise BadInput(f"the window ends ({end:%Y-%m-%d}) before it starts ({start:%Y-%m-%d})", hint="Swap the two.")
+    return Window(start, end)
+
+
+def newest_cutoff(settings: Settings) -> datetime:
+    """The newest exported cutoff; raises NotReady when none was built."""
+    cutoffs = wiring.warehouse(settings).cutoffs()
+    if not cutoffs:
+        raise NotReady("no features were built yet", hint="churn build-features")
+    return as_utc(max(cutoffs))

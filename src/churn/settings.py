@@ -1,0 +1,122 @@
+"""Every setting: described here, read from `CHURN_…` variables or the deployment's `churn.toml`.
+
+Order: environment, then the file named by CHURN_CONFIG (default `<home>/churn.toml`), then the defaults below.
+Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from churn.domain.windows import parse_instant
+from churn.errors import BadInput
+
+PREFIX = "CHURN_"
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Settings(BaseModel):
+    """The settings of one deployment. Paths are absolute once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".churn"), description="Folder of everything the deployment writes")
+    project_dir: Path = Field(REPOSITORY, description="Folder that holds warehouse/ and feature_repo/")
+    horizon_days: int = Field(60, ge=1, le=730, description="Days after the cutoff in which churn is looked for")
+    clock: str = Field(
+        "system", description="What 'now' means: system, snapshot (end of the newest raw tables), or a fixed ISO time"
+    )
+    max_feature_age_days: int = Field(31, ge=1, description="Older features are stale: no probability is served")
+    online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Online feature store")
+    redis_address: str = Field(
+        "127.0.0.1:6379", description="host:port[,option=value] of Redis, used when online_store=redis"
+    )
+    mlflow_tracking_uri: str = Field(
+        "", description="MLflow tracking and registry; default: MLFLOW_TRACKING_URI, else ./mlflow.db"
+    )
+    experiment: str = Field("churn_prediction", description="MLflow experiment of the training runs")
+    model_name: str = Field("churn_prediction", description="Registered model")
+    policy: Path = Field(REPOSITORY / "policy.yaml", description="Promotion policy")
+    host: str = Field("127.0.0.1", description="Address the service binds to")
+    port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
+    poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")
+    batch_limit: int = Field(1000, ge=1, description="Most user ids or vectors in one request")
+    body_limit_bytes: int = Field(2_000_000, ge=1024, description="Largest request body")
+    memory_limit_gb: float = Field(4.0, gt=0, description="Memory DuckDB may take before it spills to disk")
+    monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
+    drift_psi: float = Field(0.1, gt=0, description="Population stability index from which a feature counts as drifted")
+
+    @field_validator("clock")
+    @classmethod
+    def _clock_is_known(cls, value: str) -> str:
+        if value not in ("system", "snapshot"):
+            try:
+                parse_instant(value)
+            except BadInput as error:
+                raise ValueError(error.message) from error
+        return value
+
+    @property
+    def horizon(self) -> timedelta:
+        return timedelta(days=self.horizon_days)
+
+    @property
+    def max_feature_age(self) -> timedelta:
+        return timedelta(days=self.max_feature_age_days)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address: the setting, else what `mlflow` itself would use here."""
+        default = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        return self.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+    @property
+    def artifact_root(self) -> Path:
+        """Where artifacts of an embedded registry go: `mlruns/` beside its database."""
+        database = self.tracking_uri.removeprefix("sqlite:///")
+        return (Path(database).absolute().parent if database != self.tracking_uri else Path.cwd()) / "mlruns"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from the environment and the deployment's file; raises BadInput that names every bad key."""
+    environ = os.environ if environ is None else environ
+    given = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
+    config = given.pop("config", None)
+    home = Path(overrides.get("home") or given.get("home") or Settings.model_fields["home"].default).expanduser()
+    merged = {
+        **_read_file(Path(config) if config else home / "churn.toml", required=config is not None),
+        **given,
+        **overrides,
+    }
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise _bad_settings(error) from error
+    absolute = {name: getattr(settings, name).expanduser().absolute() for name in ("home", "project_dir", "policy")}
+    return settings.model_copy(update=absolute)
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise BadInput(f"CHURN_CONFIG names {path}, which does not exist", hint="Correct the path or unset it.")
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}", hint="Write one `name = value` a line.") from error
+
+
+def _bad_settings(error: ValidationError) -> BadInput:
+    problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+    return BadInput(
+        "settings cannot be used: " + "; ".join(problems),
+        hint="`churn settings` lists every setting; each may be set as CHURN_<NAME> or in churn.toml.",
+    )

@@ -1,0 +1,37 @@
+"""Which code and which lock this process runs: part of every version's lineage."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """The commit, with "+dirty" when the work tree differs from it, and the sha256 of uv.lock; "" = not known."""
+
+    commit: str
+    lock_sha256: str
+
+
+def code_state(project: Path) -> CodeState:
+    """The state of the checkout in `project`; an installed package without one has no commit."""
+    lock = project / "uv.lock"
+    return CodeState(_commit(project), sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "")
+
+
+def _commit(project: Path) -> str:
+    if not _git(project, "ls-files", "--", "pyproject.toml"):
+        return ""  # installed somewhere below a checkout of something else, such as into its .venv
+    head = _git(project, "rev-parse", "HEAD")
+    return head + "+dirty" if head and _git(project, "status", "--porcelain", "--untracked-files=no") else head
+
+
+def _git(project: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(project), *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

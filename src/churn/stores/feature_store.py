@@ -1,0 +1,223 @@
+"""The feature store: the only importer of Feast, offline and online.
+
+Traps of Feast that this file closes (each has a test in tests/stores/test_feature_store.py):
+the response order of features is a set's order; `ttl` is not applied online; an unknown user reads as PRESENT in
+Redis, so only an event time of 0 tells; the output of a join is not in input order; SQLite stores local epochs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ["TZ"] = "UTC"  # Feast's SQLite store keeps naive local epochs: written and read under UTC only
+time.tzset()
+
+import ibis
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+# Importing Feast switches prometheus_client to files shared by processes, for a server that we do not run: so the
+# client is imported first, in the mode that this process asked for, and the environment put back.
+_PROMETHEUS = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+_asked_for = {name: os.environ.get(name) for name in _PROMETHEUS}
+import prometheus_client  # noqa: F401  (for its effect: see above)
+from feast import Entity, FeatureService, FeatureStore, FeatureView, FileSource, RepoConfig
+from feast.errors import FeatureServiceNotFoundException
+
+for _name, _value in _asked_for.items():
+    if _value is None:
+        os.environ.pop(_name, None)
+
+from churn.domain.ports import UserIdType
+from churn.domain.predictions import FeatureRow, UserId
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURE_VIEW, JOIN_KEY, TIMESTAMP
+from churn.domain.windows import cutoff_name
+from churn.errors import Mismatch, NotReady, Unavailable
+
+logging.getLogger("feast.repo_config").setLevel(logging.ERROR)  # warns of a flag that does work: see feature_store.yaml
+ROW_ID = "entity_row_id_of_churn"
+REDIS_OPTIONS = "socket_timeout=0.2,socket_connect_timeout=0.2,retry=null"  # the defaults hang for over 100 s
+STORE_FAULTS = (sqlite3.Error, OSError)
+
+
+@dataclass(frozen=True)
+class FeatureStoreConfig:
+    """Where one deployment's feature store lives. `redis_address` is host:port[,option=value…]."""
+
+    repo: Path
+    home: Path
+    user_id_type: UserIdType
+    ttl: timedelta
+    online_store: Literal["sqlite", "redis"] = "sqlite"
+    redis_address: str = ""
+    memory_limit_gb: float = 4.0
+
+
+@dataclass
+class Features:
+    """Feast of one deployment; opened lazily, one per process. Reads are serialised by a lock (one connection)."""
+
+    config: FeatureStoreConfig
+    _store: FeatureStore | None = None
+    _service: FeatureService | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    # -- definitions -------------------------------------------------------------------------------------------
+
+    def apply(self) -> None:
+        """Register the definitions of feature_repo/ and set the online file to write-ahead logging."""
+        self._feast_folder.mkdir(parents=True, exist_ok=True)
+        with _store_faults("apply the feature definitions"):
+            self._open().apply(_definitions(self.config))
+        if self.config.online_store == "sqlite":
+            with sqlite3.connect(self._feast_folder / "online.db") as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        self._service = None
+
+    def _open(self) -> FeatureStore:
+        if self._store is None:
+            self._store = FeatureStore(config=_repo_config(self.config))
+        return self._store
+
+    @property
+    def _feast_folder(self) -> Path:
+        return self.config.home / "feast"
+
+    # -- offline -----------------------------------------------------------------------------------------------
+
+    def training_frame(self, entities: pd.DataFrame) -> pd.DataFrame:
+        """Features as of each row's TIMESTAMP by Feast's point-in-time join.
+
+        `entities`: (n, …) with JOIN_KEY, TIMESTAMP (naive UTC) and any further columns, which are kept.
+        Returns n rows in the order of `entities`. Raises Mismatch when Feast returns another number of rows.
+        """
+        asked = entities.assign(**{ROW_ID: np.arange(len(entities))})
+        with self._bounded_memory():
+            job = self._open().get_historical_features(
+                entity_df=asked, features=[f"{FEATURE_VIEW}:{name}" for name in FEATURE_NAMES]
+            )
+            joined = job.to_df()
+        if len(joined) != len(asked):
+            raise Mismatch(f"Feast returned {len(joined)} rows for {len(asked)}", hint="Run `churn verify`.")
+        ordered = joined.sort_values(ROW_ID, ignore_index=True)
+        return ordered[[*entities.columns, *FEATURE_NAMES]]
+
+    @contextmanager
+    def _bounded_memory(self) -> Iterator[None]:
+        """Feast joins in ibis' default DuckDB connection, which is unbounded unless told otherwise."""
+        backend = ibis.duckdb.connect()
+        spill = self.config.home / "tmp"
+        spill.mkdir(parents=True, exist_ok=True)
+        backend.raw_sql(f"SET memory_limit='{self.config.memory_limit_gb}GB'")
+        backend.raw_sql(f"SET temp_directory='{str(spill).replace(chr(39), chr(39) * 2)}'")
+        backend.raw_sql("SET preserve_insertion_order=false")
+        ibis.set_backend(backend)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on DuckDB 2
+                yield
+        finally:
+            backend.disconnect()
+
+    def offline_rows(self, cutoff: datetime) -> pd.DataFrame:
+        """The exported rows of one cutoff: JOIN_KEY, TIMESTAMP and the features, ordered by user."""
+        path = self.config.home / "offline" / "user_analytics" / f"{cutoff_name(cutoff)}.parquet"
+        if not path.is_file():
+            raise NotReady(f"no features at {cutoff:%Y-%m-%d}", hint="churn build-features --cutoff …")
+        return pd.read_parquet(path, columns=[JOIN_KEY, TIMESTAMP, *FEATURE_NAMES])
+
+    # -- offline to online -------------------------------------------------------------------------------------
+
+    def materialize(self, cutoff: datetime) -> None:
+        """Bring the rows of `cutoff` into the online store (Feast's materialize over that instant)."""
+        with _store_faults("materialize"), self._bounded_memory(), redirect_stdout(StringIO()):
+            self._open().materialize(cutoff - timedelta(seconds=1), cutoff + timedelta(seconds=1), [FEATURE_VIEW])
+
+    # -- online ------------------------------------------------------------------------------------------------
+
+    def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
+        """Latest features per user, in order, None where the store does not know the user.
+
+        Raises Unavailable when the store does not answer, NotReady when nothing was ever applied.
+        """
+        if not user_ids:
+            return []
+        with self._lock, _store_faults("read features"):
+            response = self._open().get_online_features(
+                features=self._feature_service(), entity_rows={JOIN_KEY: list(user_ids)}
+            )
+        columns = response.to_dict(include_event_timestamps=True)
+        stamps = columns[f"{FEATURE_NAMES[0]}__ts"]
+        vectors = np.array([columns[name] for name in FEATURE_NAMES], dtype=np.float64).T
+        return [_feature_row(*row) for row in zip(user_ids, stamps, vectors, strict=True)]
+
+    def _feature_service(self) -> FeatureService:
+        if self._service is None:
+            self._service = _known_service(self._open())
+        return self._service
+
+
+def _feature_row(user_id: UserId, stamp: int, vector: NDArray[np.float64]) -> FeatureRow | None:
+    return None if stamp == 0 else FeatureRow(user_id, datetime.fromtimestamp(stamp, UTC), tuple(vector.tolist()))
+
+
+def _known_service(store: FeatureStore) -> FeatureService:
+    try:
+        return store.get_feature_service(FEATURE_SERVICE)
+    except FeatureServiceNotFoundException as error:
+        raise NotReady("the feature store is empty", hint="churn build-features") from error
+
+
+def _repo_config(config: FeatureStoreConfig) -> RepoConfig:
+    """feature_repo/feature_store.yaml with this deployment's folder, and Redis where the setting says so."""
+    text = (config.repo / "feature_store.yaml").read_text()
+    raw: dict[str, Any] = yaml.safe_load(text.replace("${FEAST_CHURN_HOME}", str(config.home)))
+    if config.online_store == "redis":
+        # Without skip_dedup Redis ignores a corrected row of the same cutoff, so that a rebuild would change nothing.
+        address = f"{config.redis_address},{REDIS_OPTIONS}"
+        raw["online_store"] = {"type": "redis", "connection_string": address, "skip_dedup": True}
+    raw["materialization_config"] = raw.pop("materialization")
+    return RepoConfig(**raw, repo_path=config.repo)
+
+
+def _definitions(config: FeatureStoreConfig) -> list[Any]:
+    """The Feast objects that feature_repo/features.py defines for this deployment."""
+    os.environ["FEAST_CHURN_HOME"] = str(config.home)
+    os.environ["FEAST_CHURN_USER_ID_TYPE"] = config.user_id_type
+    os.environ["FEAST_CHURN_TTL_DAYS"] = str(config.ttl.days)
+    spec = importlib.util.spec_from_file_location("churn_feature_definitions", config.repo / "features.py")
+    if spec is None or spec.loader is None:
+        raise NotReady(f"{config.repo} holds no features.py", hint="Set CHURN_PROJECT_DIR to the project's folder.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kinds = (Entity, FeatureView, FeatureService, FileSource)
+    return [value for value in vars(module).values() if isinstance(value, kinds)]
+
+
+@contextmanager
+def _store_faults(what: str) -> Iterator[None]:
+    """A store that does not answer becomes Unavailable; anything else is a bug and passes."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, STORE_FAULTS) or type(error).__module__.startswith(("redis.", "google.protobuf")):
+            raise Unavailable(
+                f"the feature store did not {what}: {type(error).__name__}",
+                hint="Check that the online store runs, is writable and has space.",
+            ) from error
+        raise

@@ -1,0 +1,256 @@
+"""The local cache of verified model versions, and the only importer of skops.
+
+    <root>/models/<version>-<digest12>/{model.skops,churn_model.json}
+    <root>/champion.json     which of them is in service, and which was before
+    <root>/stager.json       how the side process fares
+
+A version gets its final name only after it was verified and is on disk, so a half version is never found under it.
+One process stages, any number load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import sklearn
+import skops.io
+from pydantic import TypeAdapter, ValidationError
+
+from churn.domain.artifacts import SERVED_FILES, TRUSTED_TYPES, Artifact, Pointer, StagingStatus
+from churn.domain.versions import ModelVersion
+from churn.errors import Refused, Unavailable
+
+Model = TypeVar("Model")
+Record = TypeVar("Record", Pointer, StagingStatus)
+Fetch = Callable[[ModelVersion, Path], None]
+
+SKLEARN_VERSION: str = sklearn.__version__
+SIZE_LIMIT = 512 * 2**20
+_ABANDONED_AFTER_SECONDS = 3600.0
+_VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_POINTER: TypeAdapter[Pointer] = TypeAdapter(Pointer)
+_STATUS: TypeAdapter[StagingStatus] = TypeAdapter(StagingStatus)
+
+
+def load_skops(data: bytes) -> Any:
+    """The estimator in `data`, built of trusted types only; raises Refused."""
+    # skops raises whatever a crafted file makes it stumble over: every exception means that the file is not a model.
+    try:
+        return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+    except skops.io.exceptions.UntrustedTypesFoundException as error:
+        raise _refused("untrusted_type", "model.skops holds types that are not trusted") from error
+    except Exception as error:
+        raise _refused("not_skops", f"model.skops cannot be read ({type(error).__name__})") from error
+
+
+class ModelCache(Generic[Model]):
+    """Stages versions and loads them.
+
+    `open_model` verifies an Artifact - its digest before anything else - and makes a model of it; it raises Refused.
+    """
+
+    def __init__(self, root: Path, open_model: Callable[[Artifact], Model], *, size_limit: int = SIZE_LIMIT) -> None:
+        self._root = root
+        self._models = root / "models"
+        self._open = open_model
+        self._size_limit = size_limit
+        self._verified: set[tuple[str, str]] = set()
+
+    def champion(self) -> Pointer | None:
+        """The version in service, None when none was ever staged. Raises Refused (garbled), Unavailable."""
+        return _read(self._root / "champion.json", _POINTER)
+
+    def load(self, pointer: Pointer) -> Model:
+        """The pointed-at version, verified again. Raises Refused, Unavailable."""
+        with _disk():
+            files = _read_served_files(self._models / _folder(pointer.version, pointer.digest), self._size_limit)
+            return self._open(Artifact(pointer.version, pointer.digest, files))
+
+    def stage(self, version: ModelVersion, fetch: Fetch) -> Pointer:
+        """Brings `version` into the cache, unless it is there, and points the champion at it.
+
+        Raises Refused when the artifact is not what the registry's digest tag says or cannot be served, Unavailable
+        when the registry or the disk fails; then the champion stays as it was.
+        """
+        with _disk():
+            target = Pointer(
+                version.version, version.digest, _folder(version.version, version.digest), datetime.now(UTC)
+            )
+            if not self._is_staged(target):
+                self._bring(version, target, fetch)
+            self._verified.add(target.key)
+            return self._point_at(target)
+
+    def status(self) -> StagingStatus | None:
+        """What the side process last wrote, None before its first look. Raises Refused (garbled), Unavailable."""
+        return _read(self._root / "stager.json", _STATUS)
+
+    def record_status(self, status: StagingStatus) -> None:
+        """Keeps the status for the service. Raises Unavailable."""
+        with _disk():
+            self._root.mkdir(parents=True, exist_ok=True)
+            _write(self._root / "stager.json.new", status).replace(self._root / "stager.json")
+
+    def _is_staged(self, target: Pointer) -> bool:
+        if target.key in self._verified:
+            return all((self._models / target.folder / name).is_file() for name in SERVED_FILES)
+        try:
+            self.load(target)
+        except Refused:  # absent or damaged: fetch it again
+            return False
+        return True
+
+    def _bring(self, version: ModelVersion, target: Pointer, fetch: Fetch) -> None:
+        self._models.mkdir(parents=True, exist_ok=True)
+        self._clear_abandoned()
+        incoming = Path(tempfile.mkdtemp(prefix="incoming-", dir=self._root))
+        try:
+            download, kept = incoming / "download", incoming / target.folder
+            download.mkdir()
+            fetch(version, download)
+            _check_kinds(download, self._size_limit)
+            files = _read_served_files(download, self._size_limit)
+            self._open(Artifact(target.version, target.digest, files))
+            _write_served_files(kept, files)
+            self._rename(kept, self._models / target.folder)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+    def _rename(self, kept: Path, final: Path) -> None:
+        if final.exists():  # only ever a damaged one, see _is_staged
+            shutil.rmtree(final)
+        kept.rename(final)
+        _fsync(self._models)
+
+    def _point_at(self, target: Pointer) -> Pointer:
+        current = self._current_or_none()
+        if current is not None and current.key == target.key:
+            return current
+        pointer = replace(target, previous=current.alone() if current else None)
+        new = _write(self._root / "champion.json.new", pointer)
+        _fsync(new)
+        new.replace(self._root / "champion.json")
+        _fsync(self._root)
+        self._prune(pointer)
+        return pointer
+
+    def _current_or_none(self) -> Pointer | None:
+        # A garbled pointer must not keep a good version out: it is simply written anew.
+        with suppress(Refused):
+            return self.champion()
+        return None
+
+    def _prune(self, pointer: Pointer) -> None:
+        wanted = {pointer.folder, pointer.previous.folder if pointer.previous else pointer.folder}
+        for folder in self._models.iterdir():
+            if folder.name not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _clear_abandoned(self) -> None:
+        for folder in self._root.glob("incoming-*"):
+            if time.time() - folder.lstat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refused(reason: str, found: str) -> Refused:
+    return Refused(
+        f"the model artifact is refused: {found}",
+        hint="The model in service stays. Train and promote again, or move the alias back.",
+        facts={"reason": reason},
+    )
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"the model cache cannot be used: {error.strerror or type(error).__name__}",
+            hint="Look at free space and permissions of the cache folder.",
+            facts={"reason": "disk"},
+        ) from error
+
+
+def _folder(version: str, digest: str) -> str:
+    """The folder's name; version and digest come from outside, so they may not shape a path."""
+    if not _DIGEST.fullmatch(digest):
+        raise _refused("digest", "the version carries no valid digest tag")
+    if not _VERSION.fullmatch(version):
+        raise _refused("version", "its version is not a plain name")
+    return f"{version}-{digest[:12]}"
+
+
+def _check_kinds(folder: Path, size_limit: int) -> None:
+    """Raises Refused for links, pipes and devices anywhere below, and for more bytes than allowed."""
+    total = 0
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            found = (Path(parent) / name).lstat()
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                raise _refused("file_kind", "it holds something that is neither file nor folder")
+            total += found.st_size
+    if total > size_limit:
+        raise _refused("size", f"it takes {total} bytes, more than {size_limit}")
+
+
+def _read_served_files(folder: Path, size_limit: int) -> dict[str, bytes]:
+    """The served files; others are never read. Raises Refused when one is missing, no file or too large."""
+    return {name: _read_plain(folder / name, size_limit) for name in SERVED_FILES}
+
+
+def _read_plain(path: Path, size_limit: int) -> bytes:
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _refused("missing_file", f"{path.name} is missing") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise _refused("file_kind", f"{path.name} is not a plain file")
+    if found.st_size > size_limit:
+        raise _refused("size", f"{path.name} is larger than {size_limit} bytes")
+    return path.read_bytes()
+
+
+def _write_served_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        _fsync(folder / name)
+    _fsync(folder)
+
+
+def _read(path: Path, form: TypeAdapter[Record]) -> Record | None:
+    with _disk():
+        try:
+            return form.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise _refused("pointer", f"{path.name} cannot be read") from error
+
+
+def _write(path: Path, value: Pointer | StagingStatus) -> Path:
+    text = json.dumps(asdict(value), default=datetime.isoformat, indent=1)
+    path.write_text(text)
+    return path
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

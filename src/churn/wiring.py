@@ -1,0 +1,231 @@
+"""Settings to real stores: the only place that chooses an implementation.
+
+Imports stand inside the functions, so that a verb loads only the libraries it uses (Feast alone costs 4 s), and the
+service never loads MLflow, dbt or Evidently.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from churn.core.artifact import Expected, digest_of, open_artifact
+from churn.core.scoring import ServedModel
+from churn.domain.artifacts import Artifact
+from churn.domain.ports import Snapshot, UserIdType
+from churn.domain.versions import CHAMPION, REFERENCE_FILE, ModelVersion
+from churn.domain.windows import parse_instant
+from churn.errors import NotReady, Refused
+from churn.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from churn.stores.drift_reports import EvidentlyReports
+    from churn.stores.feature_store import Features
+    from churn.stores.model_cache import ModelCache
+    from churn.stores.model_registry import Registry
+    from churn.stores.prediction_log import PredictionLog
+    from churn.stores.raw_tables import SnapshotStore
+    from churn.stores.shop_files import ParquetShop
+    from churn.stores.warehouse import Warehouse
+
+
+# Nothing we ship phones home.
+os.environ.update(
+    DO_NOT_TRACK="true",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DBT_SEND_ANONYMOUS_USAGE_STATS="false",
+    GX_ANALYTICS_ENABLED="false",
+    FEAST_USAGE="False",
+)
+
+
+def clock(settings: Settings) -> Callable[[], datetime]:
+    """What 'now' means in this deployment; see Settings.clock."""
+    if settings.clock == "system":
+        return lambda: datetime.now(UTC)
+    moment = raw_tables(settings).current().log_end if settings.clock == "snapshot" else parse_instant(settings.clock)
+    return lambda: moment
+
+
+def ingest_time(settings: Settings) -> datetime:
+    """When an ingest happens: the system's time, unless the deployment replays a fixed one."""
+    return datetime.now(UTC) if settings.clock in ("system", "snapshot") else parse_instant(settings.clock)
+
+
+def shop_files(folder: Path) -> ParquetShop:
+    from churn.stores.shop_files import ParquetShop
+
+    return ParquetShop(folder)
+
+
+def raw_tables(settings: Settings) -> SnapshotStore:
+    from churn.stores.raw_tables import SnapshotStore
+
+    return SnapshotStore(settings.home / "raw")
+
+
+def warehouse(settings: Settings) -> Warehouse:
+    from churn.stores.warehouse import Warehouse
+
+    return Warehouse(settings.project_dir / "warehouse", settings.home, settings.memory_limit_gb)
+
+
+def features(settings: Settings, user_id_type: UserIdType | None = None) -> Features:
+    """The feature store; the type of user ids is that of the current snapshot unless given."""
+    from churn.stores.feature_store import Features, FeatureStoreConfig
+
+    return Features(
+        FeatureStoreConfig(
+            repo=settings.project_dir / "feature_repo",
+            home=settings.home,
+            user_id_type=user_id_type or raw_tables(settings).current().user_id_type,
+            ttl=settings.max_feature_age,
+            online_store=settings.online_store,
+            redis_address=settings.redis_address,
+            memory_limit_gb=settings.memory_limit_gb,
+        )
+    )
+
+
+def features_of(settings: Settings) -> Callable[[Snapshot], Features]:
+    return lambda snapshot: features(settings, snapshot.user_id_type)
+
+
+def registry(settings: Settings) -> Registry:
+    from churn.stores.model_registry import Registry
+
+    return Registry(
+        tracking_uri=settings.tracking_uri,
+        experiment=settings.experiment,
+        model_name=settings.model_name,
+        artifact_root=settings.artifact_root,
+        digest_of=digest_of,
+    )
+
+
+def model_cache(settings: Settings) -> ModelCache[ServedModel]:
+    from churn.stores.model_cache import SKLEARN_VERSION, ModelCache, load_skops
+
+    opened = partial(open_artifact, load_estimator=load_skops, expected=Expected(sklearn_version=SKLEARN_VERSION))
+    return ModelCache(settings.home / "cache", opened)
+
+
+def load_version(settings: Settings) -> Callable[[ModelVersion], ServedModel]:
+    """Fetch a version into a scratch folder and open it under the service's own guards."""
+    from churn.stores.model_cache import SKLEARN_VERSION, load_skops
+
+    def load(version: ModelVersion) -> ServedModel:
+        files = _fetched(settings, version)
+        artifact = Artifact(version.version, version.digest, files)
+        return open_artifact(artifact, load_skops, Expected(sklearn_version=SKLEARN_VERSION))
+
+    return load
+
+
+def _fetched(settings: Settings, version: ModelVersion) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as scratch:
+        registry(settings).fetch(version, Path(scratch))
+        return {path.name: path.read_bytes() for path in Path(scratch).iterdir() if path.is_file()}
+
+
+def champion(settings: Settings) -> ModelVersion:
+    """The version with alias champion; raises NotReady when there is none."""
+    found = registry(settings).by_alias(CHAMPION)
+    if found is None:
+        raise NotReady("no version carries the alias champion", hint="churn promote, or one click in `make ui`.")
+    return found
+
+
+def prediction_log(settings: Settings) -> PredictionLog:
+    from churn.stores.prediction_log import PredictionLog
+
+    return PredictionLog(settings.home / "predictions")
+
+
+@dataclass(frozen=True)
+class ServiceParts:
+    """What the service is made of."""
+
+    online: Features
+    cache: ModelCache[ServedModel]
+    log: PredictionLog
+    clock: Callable[[], datetime]
+    user_id_type: UserIdType
+
+
+def service_parts(settings: Settings) -> ServiceParts:
+    """The service's stores; raises NotReady before the first snapshot."""
+    user_id_type = raw_tables(settings).current().user_id_type
+    return ServiceParts(
+        online=features(settings, user_id_type),
+        cache=model_cache(settings),
+        log=prediction_log(settings),
+        clock=clock(settings),
+        user_id_type=user_id_type,
+    )
+
+
+@dataclass(frozen=True)
+class LoggedPredictions:
+    """The prediction log as monitoring reads it."""
+
+    folder: Path
+
+    def read(self, since: datetime, until: datetime) -> tuple[pd.DataFrame, int]:
+        from churn.stores.prediction_log import read_predictions
+
+        return read_predictions(self.folder, since, until)
+
+
+@dataclass(frozen=True)
+class ChampionReference:
+    """The champion's reference rows, out of the registry."""
+
+    settings: Settings
+
+    def champion_reference(self) -> tuple[pd.DataFrame, str, bool]:
+        """Rows, version, and whether they are those that training stored. The card's own digest is checked too."""
+        import io
+        from hashlib import sha256
+
+        import pandas as pd
+
+        from churn.core.artifact import parse_card
+        from churn.domain.versions import CARD_FILE
+
+        version = champion(self.settings)
+        files = _fetched(self.settings, version)
+        if digest_of(files) != version.digest:
+            raise Refused(f"version {version.version}: its files are not those registered", hint="churn train")
+        reference = files[REFERENCE_FILE]
+        intact = sha256(reference).hexdigest() == parse_card(files[CARD_FILE]).reference_sha256
+        return (pd.read_parquet(io.BytesIO(reference)) if intact else pd.DataFrame()), version.version, intact
+
+
+def drift_reports(settings: Settings) -> EvidentlyReports:
+    from churn.stores.drift_reports import EvidentlyReports
+
+    return EvidentlyReports(settings.home / "reports", settings.drift_psi)
+
+
+def code_facts(settings: Settings) -> dict[str, Any]:
+    from churn.stores.code_state import code_state
+
+    state = code_state(settings.project_dir)
+    return {"commit": state.commit, "lock_sha256": state.lock_sha256}
+
+
+def previous_user_id_type(settings: Settings) -> UserIdType | None:
+    """The deployment's type of user ids, None before the first snapshot."""
+    try:
+        return raw_tables(settings).current().user_id_type
+    except NotReady:
+        return None

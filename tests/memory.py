@@ -1,0 +1,100 @@
+"""Hand-written stand-ins for the stores, for tests of jobs. The suites of the real stores run over these too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from churn.domain.predictions import FeatureRow, UserId
+from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
+from churn.domain.versions import MODEL_NAME, ModelVersion
+from churn.errors import NotReady
+from tests.exports import CUTOFF_NAME, HORIZON
+
+
+@dataclass
+class BuiltShop:
+    """A build in memory: features, labels and their manifest; the newest cutoff is online.
+
+    `frame` as from `labelled_frame`. Users in `idle` are not eligible; `online` replaces rows of the online store.
+    """
+
+    frame: pd.DataFrame
+    idle: frozenset[UserId] = frozenset()
+    horizon: timedelta = HORIZON
+    online: dict[UserId, FeatureRow | None] = field(default_factory=dict)
+
+    def cutoffs(self) -> list[datetime]:
+        return [moment.to_pydatetime().replace(tzinfo=UTC) for moment in sorted(self.frame[TIMESTAMP].unique())]
+
+    def labelled_cutoffs(self, horizon: timedelta) -> list[datetime]:
+        return self.cutoffs() if horizon == self.horizon else []
+
+    def manifest(self) -> dict[str, Any]:
+        entry = {"snapshot_id": "snapshot-1", "sha256": "f" * 64, "dbt_hash": "d" * 64}
+        return {"cutoffs": {f"{cutoff:{CUTOFF_NAME}}": entry for cutoff in self.cutoffs()}}
+
+    def read_labels(self, cutoffs: Sequence[datetime], horizon: timedelta) -> pd.DataFrame:
+        if missing := [moment for moment in cutoffs if moment not in self.labelled_cutoffs(horizon)]:
+            raise NotReady(f"no labels at {missing[0]:%Y-%m-%d}")
+        rows = self.frame[self.frame[TIMESTAMP].isin([moment.replace(tzinfo=None) for moment in cutoffs])]
+        eligible = ~rows[JOIN_KEY].isin(self.idle)
+        return rows[[JOIN_KEY, "churned"]].assign(cutoff=rows[TIMESTAMP], eligible=eligible)
+
+    def training_frame(self, entities: pd.DataFrame) -> pd.DataFrame:
+        features = self.frame[[JOIN_KEY, TIMESTAMP, *FEATURE_NAMES]]
+        return entities.merge(features, on=[JOIN_KEY, TIMESTAMP], how="left")
+
+    def offline_rows(self, cutoff: datetime) -> pd.DataFrame:
+        rows = self.frame[self.frame[TIMESTAMP] == cutoff.replace(tzinfo=None)]
+        if rows.empty:
+            raise NotReady(f"no features at {cutoff:%Y-%m-%d}", hint="churn build-features --cutoff …")
+        return rows[[JOIN_KEY, TIMESTAMP, *FEATURE_NAMES]].sort_values(JOIN_KEY, ignore_index=True)
+
+    def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
+        newest = self.cutoffs()[-1]
+        rows = self.offline_rows(newest).set_index(JOIN_KEY)[list(FEATURE_NAMES)]
+        known = {user: FeatureRow(user, newest, tuple(map(float, vector))) for user, *vector in rows.itertuples()}
+        return [{**known, **self.online}.get(user) for user in user_ids]
+
+
+@dataclass
+class MemoryRegistry:
+    """Versions and aliases in memory."""
+
+    versions: dict[str, ModelVersion] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+
+    def add(
+        self, version: str, tags: Mapping[str, str], alias: str = "", files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Registers a version, as training would."""
+        self.versions[version] = ModelVersion(MODEL_NAME, version, f"run-{version}", f"models:/m-{version}", dict(tags))
+        self.files[version] = files or {}
+        if alias:
+            self.aliases[alias] = version
+
+    def by_alias(self, alias: str) -> ModelVersion | None:
+        return self.get(self.aliases[alias]) if alias in self.aliases else None
+
+    def get(self, version: str) -> ModelVersion:
+        if version not in self.versions:
+            raise NotReady(f"the registry does not know version {version} of {MODEL_NAME}")
+        names = tuple(sorted(alias for alias, target in self.aliases.items() if target == version))
+        return replace(self.versions[version], aliases=names)
+
+    def set_alias(self, alias: str, version: str) -> None:
+        self.aliases[alias] = self.get(version).version
+
+    def tag(self, version: str, key: str, value: str) -> None:
+        self.get(version).tags[key] = value
+
+    def fetch(self, version: ModelVersion, folder: Path) -> None:
+        for name, data in self.files[version.version].items():
+            (folder / name).write_bytes(data)

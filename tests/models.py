@@ -1,0 +1,120 @@
+"""Small real models for tests: trained, calibrated, written as artifacts and put behind a hand-written registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+
+from churn.core.artifact import Card, Expected, card_bytes, digest_of, golden_rows, open_artifact
+from churn.core.scoring import ServedModel
+from churn.domain.artifacts import Artifact
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
+from churn.domain.versions import CARD_FILE, MODEL_FILE, MODEL_NAME, TAG_DIGEST, ModelVersion
+from churn.errors import Unavailable
+from churn.stores.model_cache import SKLEARN_VERSION, ModelCache, load_skops
+
+HORIZON_DAYS = 60
+RECENCY = FEATURE_NAMES.index("days_since_last_activity")
+Vectors = NDArray[np.float64]
+
+
+def random_vectors(rows: int, seed: int) -> Vectors:
+    """(rows, f) valid vectors of eligible users; a tenth of the cells that may be null are."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.gamma(2.0, 10.0, size=(rows, len(FEATURE_NAMES)))
+    for column, feature in enumerate(FEATURES):
+        if feature.high is not None:
+            vectors[:, column] = rng.uniform(feature.low or 0.0, feature.high, size=rows)
+        if feature.nullable:
+            vectors[rng.random(rows) < 0.1, column] = np.nan
+    vectors[:, RECENCY] = rng.uniform(0, HORIZON_DAYS, size=rows)
+    return vectors
+
+
+@cache
+def calibrated_forest(seed: int = 1, method: str = "sigmoid") -> Any:
+    """A calibrated forest of 15 trees; churn follows recency, with noise."""
+    vectors = random_vectors(600, seed)
+    churned = (vectors[:, RECENCY] + np.random.default_rng(seed).normal(0, 15, 600) > 30).astype(int)
+    forest = RandomForestClassifier(n_estimators=15, max_depth=6, min_samples_split=5, random_state=seed)
+    forest.fit(vectors[:400], churned[:400])
+    return CalibratedClassifierCV(FrozenEstimator(forest), method=method).fit(vectors[400:], churned[400:])
+
+
+def card_of(estimator: Any) -> Card:
+    vectors = random_vectors(20, seed=99)
+    return Card(
+        features=FEATURE_NAMES,
+        feature_service=FEATURE_SERVICE,
+        horizon_days=HORIZON_DAYS,
+        sklearn_version=SKLEARN_VERSION,
+        golden=golden_rows(vectors, estimator.predict_proba(vectors)[:, 1]),
+    )
+
+
+@cache
+def artifact_files(seed: int = 1) -> Mapping[str, bytes]:
+    """The served files of a good version; another seed is another model."""
+    estimator = calibrated_forest(seed)
+    return {MODEL_FILE: skops.io.dumps(estimator), CARD_FILE: card_bytes(card_of(estimator))}
+
+
+def with_card(files: Mapping[str, bytes], **changes: Any) -> dict[str, bytes]:
+    """The same files with another card; the digest follows."""
+    card = replace(card_of(calibrated_forest()), **changes)
+    return {**files, CARD_FILE: card_bytes(card)}
+
+
+def version_of(files: Mapping[str, bytes], version: str = "1", digest: str | None = None) -> ModelVersion:
+    tags = {TAG_DIGEST: digest_of(files) if digest is None else digest}
+    return ModelVersion(MODEL_NAME, version, f"run-{version}", f"models:/m-{version}", tags, ("champion",))
+
+
+def served_model(seed: int = 1, version: str = "1") -> ServedModel:
+    files = artifact_files(seed)
+    return OPEN_MODEL(Artifact(version, digest_of(files), files))
+
+
+OPEN_MODEL = partial(open_artifact, load_estimator=load_skops, expected=Expected(SKLEARN_VERSION))
+
+
+def model_cache(root: Path, size_limit: int = 2**26) -> ModelCache[ServedModel]:
+    return ModelCache(root, OPEN_MODEL, size_limit=size_limit)
+
+
+@dataclass
+class FakeRegistry:
+    """A registry in memory. `down` makes it refuse; `fetches` counts downloads."""
+
+    files: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    alias: ModelVersion | None = None
+    down: bool = False
+    fetches: int = 0
+
+    def promote(self, seed: int, version: str) -> ModelVersion:
+        """Registers the model of `seed` as `version` and moves the alias to it."""
+        self.files[version] = artifact_files(seed)
+        self.alias = version_of(self.files[version], version)
+        return self.alias
+
+    def champion(self) -> ModelVersion | None:
+        if self.down:
+            raise Unavailable("the registry does not answer")
+        return self.alias
+
+    def fetch(self, version: ModelVersion, folder: Path) -> None:
+        if self.down:
+            raise Unavailable("the registry does not answer")
+        self.fetches += 1
+        for name, data in self.files[version.version].items():
+            (folder / name).write_bytes(data)

@@ -1,0 +1,105 @@
+"""One small shop brought down the whole river, every verb through `mlflow run`, against a real MLflow server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import program_environment
+
+SECONDS = 280
+
+
+@dataclass
+class River:
+    """A deployment in a folder of its own. `said` keeps what each verb printed."""
+
+    repository: Path
+    home: Path
+    tracking_uri: str
+    said: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = {name: value for name, value in program_environment().items() if not name.startswith("CHURN_")}
+        settings = {"CHURN_HOME": str(self.home), "CHURN_CLOCK": "snapshot", "COLUMNS": "200"}
+        return {**ours, **settings, "MLFLOW_TRACKING_URI": self.tracking_uri, "VIRTUAL_ENV": sys.prefix}
+
+    def mlflow_run(self, verb: str, **parameters: object) -> subprocess.CompletedProcess[str]:
+        """`mlflow run . --env-manager local -e verb -P name=value …`."""
+        given = [part for name, value in parameters.items() for part in ("-P", f"{name}={value}")]
+        mlflow = Path(sys.executable).parent / "mlflow"
+        done = self._run([str(mlflow), "run", ".", "--env-manager", "local", "-e", verb, *given])
+        self.said[verb] = done.stdout + done.stderr
+        return done
+
+    def churn(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`churn …`, by the command line."""
+        return self._run([sys.executable, "-m", "churn", *arguments])
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.repository,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    @contextmanager
+    def service(self) -> Iterator[str]:
+        """The address of a running service."""
+        from churn.demo import running_service
+
+        kept = dict(os.environ)
+        os.environ.update(self.environment)
+        try:
+            with running_service(self.home) as address:
+                yield address
+        finally:
+            os.environ.clear()
+            os.environ.update(kept)
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of a GET, or of a POST of `body`."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def river(repository: Path, mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> River:
+    """The river up to a champion: simulate, ingest, build-features, train, promote, each by `mlflow run`."""
+    made = River(repository, tmp_path_factory.mktemp("river") / "home", mlflow_uri)
+    shop = made.home / "shop"
+    succeeded(made.mlflow_run("simulate", users=1500, days=540, seed=7))
+    tables = {"users": "users", "orders": "orders", "sessions": "user_sessions"}
+    succeeded(made.mlflow_run("ingest", **{name: shop / f"{table}.parquet" for name, table in tables.items()}))
+    succeeded(made.mlflow_run("build-features", **{"from": "2024-07-01"}))
+    succeeded(made.mlflow_run("train", n_estimators=20))
+    succeeded(made.mlflow_run("promote"))
+    return made

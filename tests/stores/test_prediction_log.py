@@ -1,0 +1,292 @@
+"""The prediction log: what was acknowledged is there, what is damaged is told."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from churn.domain.predictions import Status, UserId
+from churn.domain.records import PredictionRecord
+from churn.domain.schema import FEATURE_NAMES
+from churn.errors import Unavailable
+from churn.stores.prediction_log import PredictionLog, decode, encode, read_predictions
+
+NOON = datetime(2011, 10, 10, 12, tzinfo=UTC)
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+VECTOR = tuple(float(place) for place in range(len(FEATURE_NAMES)))
+
+
+def record(request_id: str = "r1", user_id: UserId | None = 7, at: datetime = NOON) -> PredictionRecord:
+    return PredictionRecord(
+        request_id=request_id,
+        predicted_at=at,
+        source="id",
+        user_id=user_id,
+        status=Status.OK,
+        churn_probability=0.1 + 0.2,
+        model_version="3",
+        model_digest="d" * 64,
+        feature_service="churn_v1",
+        features=FEATURE_NAMES,
+        vector=VECTOR,
+        features_as_of=NOON - timedelta(days=1),
+        latency_ms=1.25,
+    )
+
+
+def logged(folder: Path) -> tuple[list[str], int]:
+    frame, skipped = read_predictions(folder, FIRST, LAST)
+    return frame["request_id"].tolist(), skipped
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jsonl"))
+
+
+# -- what is kept ----------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    log.append([record()])
+    frame, skipped = log.read(NOON, NOON + timedelta(seconds=1))
+    assert skipped == 0
+    (row,) = frame.to_dict("records")
+    assert {name: row[name] for name in row if name not in FEATURE_NAMES} == {
+        "request_id": "r1",
+        "source": "id",
+        "status": "ok",
+        "model_version": "3",
+        "model_digest": "d" * 64,
+        "feature_service": "churn_v1",
+        "user_id": 7,
+        "predicted_at": NOON,
+        "features_as_of": NOON - timedelta(days=1),
+        "churn_probability": 0.30000000000000004,
+        "latency_ms": 1.25,
+    }
+    assert tuple(row[name] for name in FEATURE_NAMES) == VECTOR
+    log.close()
+
+
+def test_users_keep_their_type(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    log.append([record("a", 12), record("b", "12"), record("c", None), record("d", 2**63 - 1), record("e", "ÄÖ\u4e2d")])
+    frame, _ = log.read(FIRST, LAST)
+    assert frame["user_id"].tolist() == [12, "12", None, 2**63 - 1, "ÄÖ\u4e2d"]
+    assert [type(value) for value in frame["user_id"]] == [int, str, type(None), int, str]
+    log.close()
+
+
+def test_nulls_and_infinities_of_a_vector_survive(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    vector = (math.nan, math.inf, -math.inf, -0.0, 5e-324, *VECTOR[5:])
+    log.append([replace(record(), vector=vector, status=Status.INVALID_FEATURES, churn_probability=None)])
+    frame, _ = log.read(FIRST, LAST)
+    assert str(frame[list(FEATURE_NAMES)].to_numpy()[0].tolist()) == str(list(vector))
+    assert math.isnan(frame.loc[0, "churn_probability"])
+    log.close()
+
+
+def test_an_unknown_user_has_no_vector_and_no_probability(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    unknown = replace(
+        record(), status=Status.NOT_FOUND, vector=None, churn_probability=None, features_as_of=None, user_id=1
+    )
+    log.append([unknown])
+    frame, skipped = log.read(FIRST, LAST)
+    assert skipped == 0
+    assert frame[["features_as_of", "churn_probability", *FEATURE_NAMES]].isna().all(axis=None)
+    log.close()
+
+
+def test_columns_have_their_types_also_when_nothing_is_there(tmp_path: Path) -> None:
+    frame, skipped = read_predictions(tmp_path / "absent", FIRST, LAST)
+    assert (len(frame), skipped) == (0, 0)
+    assert str(frame["predicted_at"].dtype) == str(frame["features_as_of"].dtype) == "datetime64[ns, UTC]"
+    assert {str(frame[name].dtype) for name in ("churn_probability", "latency_ms", *FEATURE_NAMES)} == {"float64"}
+
+
+def test_the_window_is_closed_on_the_left_and_open_on_the_right(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    second = timedelta(seconds=1)
+    log.append([record(str(shift), at=NOON + shift * second) for shift in (2, 0, -1, 1)])
+    frame, _ = log.read(NOON, NOON + 2 * second)
+    assert frame["request_id"].tolist() == ["0", "1"]
+    log.close()
+
+
+# -- damage ----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_cut_at_any_byte_of_its_last_record_loses_that_record_alone_and_says_so(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    log.append([record("first"), record("last")])
+    log.close()
+    (path,) = segments(tmp_path)
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    for size in range(start, len(whole)):
+        assert decode(whole[start : size - 1]) is None
+        if size % 50 in (0, 49) or size > len(whole) - 4:  # the whole way costs milliseconds
+            path.write_bytes(whole[:size])
+            assert logged(tmp_path) == (["first"], 0 if size == start else 1)
+    path.write_bytes(whole)
+    assert logged(tmp_path) == (["first", "last"], 0)
+
+
+@given(st.binary(max_size=200).filter(lambda line: b"\n" not in line and line != b""))
+def test_any_garbage_line_is_skipped_and_counted(garbage: bytes) -> None:
+    assert decode(garbage) is None
+
+
+@given(st.integers(0, len(encode(record())) - 2), st.integers(1, 255))
+def test_any_changed_byte_is_noticed(place: int, change: int) -> None:
+    line = bytearray(encode(record())[:-1])
+    line[place] ^= change
+    assert decode(bytes(line)) is None
+
+
+def test_garbage_between_records_costs_only_itself(tmp_path: Path) -> None:
+    good = [encode(record(name)) for name in ("a", "b", "c")]
+    (tmp_path / "x.jsonl").write_bytes(good[0] + b"\x00\xff{]\n\n" + good[1] + b'{"schema_version": 1}\n' + good[2])
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    assert logged(tmp_path) == (["a", "b", "c"], 2)
+
+
+def test_a_record_of_a_newer_schema_is_skipped_and_counted(tmp_path: Path) -> None:
+    from zlib import crc32
+
+    body = encode(record())[:-1].replace(b'"schema_version": 1', b'"schema_version": 2')
+    head = body[: body.index(b', "crc"')]
+    (tmp_path / "x.jsonl").write_bytes(head + b', "crc": "%08x"}\n' % crc32(head))
+    assert logged(tmp_path) == ([], 1)
+
+
+def test_every_line_is_plain_json() -> None:
+    fields = json.loads(encode(record()))
+    assert fields["schema_version"] == 1
+    assert fields["features"]["days_since_signup"] == 0.0
+
+
+# -- durability ------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_refuses_the_request_keeps_old_records_and_recovers(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stops a write in the middle, as a full disk does."""
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from churn.errors import Unavailable
+from churn.stores.prediction_log import PredictionLog
+from tests.stores.test_prediction_log import record
+folder, size = Path(sys.argv[1]), int(sys.argv[2])
+log = PredictionLog(folder)
+log.append([record("before")])
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+for attempt in range(3):
+    try:
+        log.append([record("during")] * 4)
+    except Unavailable as error:
+        print(error.message)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.append([record("after")])
+"""
+    size = int(2.5 * len(encode(record("before"))))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), str(size)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.count("the prediction log cannot be used") == 3
+    assert logged(tmp_path) == (["before", "after"], 0)
+    assert len(segments(tmp_path)) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="prediction log"):
+        PredictionLog(tmp_path / "file").append([record()])
+
+
+def test_no_file_descriptor_left_is_unavailable_and_passes(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        with pytest.raises(Unavailable):
+            log.append([record("refused")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    log.append([record("taken")])
+    log.close()
+    assert logged(tmp_path) == (["taken"], 0)
+
+
+def test_the_record_is_on_disk_before_append_returns(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    log.append([record("a")])
+    assert logged(tmp_path) == (["a"], 0)
+    log.append([record("b")])
+    assert logged(tmp_path) == (["a", "b"], 0)
+    log.close()
+
+
+def test_segments_rotate_by_size_without_losing_a_record(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, segment_bytes=3 * len(encode(record())))
+    for number in range(10):
+        log.append([record(f"{number:02}", at=NOON + timedelta(seconds=number))])
+    log.close()
+    assert len(segments(tmp_path)) == 4
+    assert logged(tmp_path) == ([f"{number:02}" for number in range(10)], 0)
+
+
+def test_a_closed_log_leaves_no_empty_file_and_opens_again(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    log.close()
+    assert segments(tmp_path) == []
+    log.append([record("a")])
+    log.close()
+    log.append([record("b")])
+    log.close()
+    assert logged(tmp_path) == (["a", "b"], 0)
+
+
+def test_many_threads_write_whole_records(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+
+    def write(name: str) -> None:
+        for number in range(50):
+            log.append([record(f"{name}{number}"), record(f"{name}{number}")])
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    found, skipped = logged(tmp_path)
+    assert (len(found), len(set(found)), skipped) == (400, 200, 0)
+
+
+def test_only_the_owner_may_read_the_log(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path)
+    log.append([record()])
+    (path,) = segments(tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert str(os.getpid()) in path.name
+    log.close()

@@ -1,0 +1,162 @@
+"""The command line: exit codes, and that a mistake ends with a sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from churn import errors
+from churn.cli import DRIFT_CODES, EXIT_HELP, app, exit_code
+from churn.domain.verdicts import DriftStatus
+from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
+from churn.settings import Settings
+from tests.house.command_line import verbs
+
+# -- exit codes ------------------------------------------------------------------------------------------------------
+
+CODES: dict[type[ChurnError], int] = {
+    BadInput: 2,
+    ContractBroken: 3,
+    NotReady: 4,
+    Refused: 5,
+    Unavailable: 8,
+    Mismatch: 9,
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), CODES.items(), ids=[kind.__name__ for kind in CODES])
+def test_each_error_has_its_exit_code(kind: type[ChurnError], code: int) -> None:
+    assert exit_code(kind("found")) == code
+
+
+def descendants(kind: type[ChurnError]) -> Iterator[type[ChurnError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from descendants(child)
+
+
+def test_no_error_of_the_family_is_without_a_code_of_its_own() -> None:
+    family = {kind for kind in descendants(ChurnError) if kind.__module__ == errors.__name__}
+    assert family == set(CODES)
+
+
+def test_a_child_of_an_error_leaves_with_the_code_of_its_parent() -> None:
+    class StillNotReady(NotReady):
+        pass
+
+    assert exit_code(StillNotReady("found")) == 4
+
+
+def test_an_error_without_a_code_leaves_as_a_bug_does() -> None:
+    assert exit_code(ChurnError("found")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (DriftStatus.OK, 0),
+        (DriftStatus.WARN, 0),
+        (DriftStatus.DRIFT, 6),
+        (DriftStatus.INSUFFICIENT, 7),
+        (DriftStatus.FAILED, 7),
+    ],
+)
+def test_each_drift_status_has_its_exit_code(status: DriftStatus, code: int) -> None:
+    assert DRIFT_CODES[status] == code
+    assert set(DRIFT_CODES) == set(DriftStatus)
+
+
+def test_the_help_names_every_exit_code() -> None:
+    told = set(map(int, re.findall(r"(?:^|[·:] ?)(\d) ", EXIT_HELP, re.MULTILINE)))
+    assert told == {0, 1, *CODES.values(), *DRIFT_CODES.values()}
+
+
+# -- help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_a_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
+    done = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert done.exit_code == 0
+    assert all(flag in done.output for flag in verbs()[verb].flags())
+
+
+def test_help_lists_every_verb_but_the_services_own_side_process() -> None:
+    done = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    assert all(re.search(rf"^\W*{verb} ", done.output, re.MULTILINE) for verb in set(verbs()) - {"stage"})
+    assert not re.search(r"^\W*stage ", done.output, re.MULTILINE)
+    assert "4 an earlier step is missing" in done.output
+
+
+# -- mistakes, as a user makes them ----------------------------------------------------------------------------------
+
+
+def churn(home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`python -m churn …` in an empty folder."""
+    environment = {"CHURN_HOME": str(home), **{f"CHURN_{name.upper()}": value for name, value in settings.items()}}
+    return subprocess.run(
+        [sys.executable, "-m", "churn", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=home,
+        env={**os.environ, "COLUMNS": "80", **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "sentence", "way_out"),
+    [
+        (["build-features"], {}, 4, "no raw tables were ingested yet", "churn ingest"),
+        (["build-features", "--every", "year"], {}, 2, "--every year is not known", "day, week, month"),
+        (["build-features", "--to", "2011-10-10"], {}, 2, "--to needs --from", "--cutoff"),
+        (["settings"], {"horizon_dayz": "1"}, 2, "horizon_dayz", "CHURN_<NAME> or in churn.toml."),
+        (["settings"], {"clock": "[red]noon"}, 2, "clock: Value error, '[red]noon' is not a date", "churn settings"),
+        (["train", "--calibration", "none"], {}, 2, "--calibration none is not known", "sigmoid"),
+    ],
+)
+def test_a_mistake_ends_with_a_sentence_a_way_out_and_its_exit_code(
+    tmp_path: Path, arguments: list[str], settings: dict[str, str], code: int, sentence: str, way_out: str
+) -> None:
+    done = churn(tmp_path, *arguments, **settings)
+    assert (done.returncode, done.stdout) == (code, "")
+    first, second = done.stderr.strip().splitlines()
+    assert first.startswith("error: ")
+    assert sentence in first
+    assert second.startswith("  → ")
+    assert way_out in second
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["train", "--n-estimators", "0"],
+        ["train", "--random-state", str(2**32)],  # more than scikit-learn takes
+        ["train", "--random-state", "-1"],
+        ["train", "--test-cutoffs", "0"],
+        ["simulate", "--users", "many"],
+        ["score", "--unknown"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_leaves_with_code_two(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_settings_lists_every_setting_with_the_value_it_has_here(tmp_path: Path) -> None:
+    done = churn(tmp_path, "settings", horizon_days="45")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("CHURN_")]
+    assert [words[0] for words in rows] == [f"CHURN_{name.upper()}" for name in Settings.model_fields]
+    assert {words[0]: words[1] for words in rows}["CHURN_HORIZON_DAYS"] == "45"

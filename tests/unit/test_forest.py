@@ -1,0 +1,123 @@
+"""The fast path against scikit-learn itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
+
+from churn.core.forest import forest_predictor, reference_predictor
+from churn.domain.schema import FEATURE_NAMES
+from tests.models import calibrated_forest, random_vectors
+
+WIDTH = len(FEATURE_NAMES)
+
+
+def thresholds_of(estimator: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One vector per split, with the split's own threshold and its neighbours in the split's column."""
+    forest = estimator.calibrated_classifiers_[0].estimator.estimator
+    rows = []
+    for tree in (each.tree_ for each in forest.estimators_):
+        for feature, threshold in zip(tree.feature, tree.threshold, strict=True):
+            if feature < 0 or np.isinf(threshold):  # leaves, and splits between null and everything else
+                continue
+            for value in (threshold, np.nextafter(threshold, -np.inf), np.nextafter(threshold, np.inf)):
+                row = random_vectors(1, seed=int(feature))[0]
+                row[feature] = value
+                rows.append(row)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
+def test_the_fast_path_is_bit_equal_to_predict_proba_with_nulls(method: str) -> None:
+    estimator = calibrated_forest(1, method)
+    vectors = random_vectors(2_000, seed=7)
+    vectors[np.random.default_rng(0).random(vectors.shape) < 0.2] = np.nan
+    assert np.array_equal(forest_predictor(estimator)(vectors), reference_predictor(estimator)(vectors))
+
+
+def test_the_fast_path_is_bit_equal_on_every_threshold_and_beside_it() -> None:
+    vectors = thresholds_of(calibrated_forest())
+    estimator = calibrated_forest()
+    assert len(vectors) > 500
+    assert np.array_equal(forest_predictor(estimator)(vectors), reference_predictor(estimator)(vectors))
+
+
+def test_one_row_alone_scores_as_it_does_among_others() -> None:
+    predict = forest_predictor(calibrated_forest())
+    vectors = random_vectors(50, seed=3)
+    assert [predict(vectors[row : row + 1])[0] for row in range(50)] == predict(vectors).tolist()
+
+
+@given(st.lists(st.floats(-3e38, 3e38) | st.just(float("nan")), min_size=WIDTH, max_size=WIDTH))
+def test_any_float32_number_scores_as_scikit_learn_scores_it(values: list[float]) -> None:
+    estimator, vectors = calibrated_forest(), np.array([values])
+    assert np.array_equal(forest_predictor(estimator)(vectors), reference_predictor(estimator)(vectors))
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "temperature"])
+def test_no_rows_give_no_probabilities(method: str) -> None:
+    assert forest_predictor(calibrated_forest(1, method))(np.zeros((0, WIDTH))).shape == (0,)
+
+
+def test_a_bare_forest_scores_as_scikit_learn_scores_it() -> None:
+    vectors = random_vectors(300, seed=5)
+    forest = RandomForestClassifier(5, random_state=0).fit(vectors, np.arange(300) % 2)
+    assert np.array_equal(forest_predictor(forest)(vectors), forest.predict_proba(vectors)[:, 1])
+
+
+def test_a_model_that_is_no_forest_is_left_to_scikit_learn() -> None:
+    vectors = np.nan_to_num(random_vectors(300, seed=5))
+    model = LogisticRegression(max_iter=5_000).fit(vectors / 100, np.arange(300) % 2)
+    assert np.array_equal(forest_predictor(model)(vectors), model.predict_proba(vectors)[:, 1])
+
+
+def test_a_calibrated_model_that_is_no_forest_is_left_to_scikit_learn() -> None:
+    vectors = random_vectors(300, seed=5)
+    model = CalibratedClassifierCV(DecisionTreeClassifier(max_depth=3, random_state=0), cv=2).fit(
+        vectors, np.arange(300) % 2
+    )
+    assert np.array_equal(forest_predictor(model)(vectors), model.predict_proba(vectors)[:, 1])
+
+
+@pytest.mark.parametrize("labels", [[0], [1], [0, 1, 2], [5, 6]])
+def test_classes_other_than_0_and_1_are_refused(labels: list[int]) -> None:
+    vectors = random_vectors(60, seed=1)
+    forest = RandomForestClassifier(3).fit(vectors, np.resize(labels, 60))
+    with pytest.raises(ValueError, match="classes"):
+        forest_predictor(forest)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e39, -1e300])
+def test_what_float32_cannot_hold_is_refused_as_scikit_learn_refuses_it(value: float) -> None:
+    vectors = random_vectors(2, seed=1)
+    vectors[1, 0] = value
+    with pytest.raises(ValueError, match="float32"):
+        forest_predictor(calibrated_forest())(vectors)
+
+
+def test_another_number_of_features_is_refused_before_the_trees_read_beyond_the_row() -> None:
+    with pytest.raises(ValueError, match="features"):
+        forest_predictor(calibrated_forest())(np.zeros((1, WIDTH - 1)))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("left_child", 0), ("right_child", 10_000), ("left_child", -7), ("feature", WIDTH), ("feature", -1)],
+)
+def test_a_crafted_tree_is_refused(part: str, value: int) -> None:
+    forest = RandomForestClassifier(2, max_depth=3, random_state=0)
+    forest.fit(random_vectors(60, seed=1), np.arange(60) % 2)
+    tree = forest.estimators_[0].tree_
+    state = tree.__getstate__()
+    state["nodes"][part][0] = value
+    tree.__setstate__(state)
+    with pytest.raises(ValueError, match="a tree"):
+        forest_predictor(forest)

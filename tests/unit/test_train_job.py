@@ -1,0 +1,185 @@
+"""train: what a training reads, and what it hands to the registry."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from churn.core.artifact import digest_of, parse_card
+from churn.core.model import ForestParameters, probabilities
+from churn.domain.artifacts import TRUSTED_TYPES
+from churn.domain.ports import Snapshot
+from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
+from churn.domain.versions import CARD_FILE, MODEL_NAME, REFERENCE_FILE, ModelVersion, TrainingRecord
+from churn.errors import BadInput, Mismatch
+from churn.jobs.train import Trained, TrainingPlan, TrainingStores, train
+from tests.exports import HORIZON, at, labelled_frame
+from tests.memory import BuiltShop
+
+CUTOFFS = [at("2011-01-01"), at("2011-03-15"), at("2011-05-01"), at("2011-06-01")]
+PLAN = TrainingPlan(ForestParameters(n_estimators=8), HORIZON, test_cutoffs=1, commit="c" * 40, lock_sha256="e" * 64)
+
+
+@dataclass
+class RecordingRegistry:
+    """Keeps what training hands over."""
+
+    records: list[TrainingRecord] = field(default_factory=list)
+
+    def record(self, training: TrainingRecord) -> ModelVersion:
+        self.records.append(training)
+        return ModelVersion(MODEL_NAME, str(len(self.records)), "run", "models:/m")
+
+
+@dataclass(frozen=True)
+class OneSnapshot:
+    """Raw tables with one snapshot."""
+
+    snapshot_id: str = "snapshot-1"
+
+    def current(self) -> Snapshot:
+        manifest = {"tables": {"orders": {"sha256": "a" * 64}, "users": {"sha256": "b" * 64}}}
+        moments = (CUTOFFS[0], CUTOFFS[-1], CUTOFFS[-1] + HORIZON)
+        return Snapshot(self.snapshot_id, Path("raw"), "integer", *moments, manifest)
+
+
+def stores_of(shop: BuiltShop, raw: OneSnapshot | None = None) -> TrainingStores:
+    return TrainingStores(raw or OneSnapshot(), shop, shop, RecordingRegistry())  # type: ignore[arg-type]  # records only
+
+
+@pytest.fixture(scope="module")
+def shop() -> BuiltShop:
+    return BuiltShop(labelled_frame(CUTOFFS, users=200), idle=frozenset(range(1, 31)))
+
+
+@pytest.fixture(scope="module")
+def trained(shop: BuiltShop) -> tuple[Trained, TrainingRecord]:
+    stores = stores_of(shop)
+    done = train(stores, PLAN, lambda text: None)
+    return done, stores.registry.records[0]  # type: ignore[attr-defined]  # the one above
+
+
+def test_the_newest_cutoff_tests_and_those_without_a_gap_are_dropped(trained: tuple[Trained, TrainingRecord]) -> None:
+    split = trained[0].rows.split
+    assert [f"{each:%m-%d}" for each in split.train] == ["01-01", "03-15"]
+    assert [f"{each:%m-%d}" for each in split.test] == ["06-01"]
+    assert [f"{each:%m-%d}" for each in split.dropped] == ["05-01"]
+
+
+def test_only_eligible_users_train_and_test(trained: tuple[Trained, TrainingRecord]) -> None:
+    rows = trained[0].rows
+    assert (len(rows.train), len(rows.test)) == (340, 170)
+    assert min(rows.train.user_id) == min(rows.test.user_id) == 31
+
+
+def test_the_version_is_what_the_registry_made_of_the_record(trained: tuple[Trained, TrainingRecord]) -> None:
+    assert trained[0].version.version == "1"
+
+
+def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Trained, TrainingRecord]) -> None:
+    lineage = json.loads(json.dumps(asdict(trained[1].lineage)))
+    data = lineage.pop("data_sha256")
+    assert len(data) == 64
+    assert lineage == {
+        "snapshot_id": "snapshot-1",
+        "snapshot_sha256": {"orders": "a" * 64, "users": "b" * 64},
+        "feature_service": "churn_v1",
+        "feature_sha256": dict.fromkeys(["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"], "f" * 64),
+        "dbt_sha256": "d" * 64,
+        "train_cutoffs": ["2011-01-01T00:00:00+00:00", "2011-03-15T00:00:00+00:00"],
+        "test_cutoffs": ["2011-06-01T00:00:00+00:00"],
+        "horizon_days": 60,
+        "parameters": {**PLAN.parameters.as_dict()},
+        "commit": "c" * 40,
+        "lock_sha256": "e" * 64,
+    }
+
+
+def test_tables_that_did_not_make_the_features_lend_no_digest(shop: BuiltShop) -> None:
+    stores = stores_of(shop, OneSnapshot("snapshot-2"))
+    train(stores, PLAN, lambda text: None)
+    lineage = stores.registry.records[0].lineage  # type: ignore[attr-defined]  # the recording one
+    assert (lineage.snapshot_id, lineage.snapshot_sha256) == ("snapshot-1", {})
+
+
+def test_another_training_set_has_another_digest_and_the_same_one_the_same(
+    shop: BuiltShop, trained: tuple[Trained, TrainingRecord]
+) -> None:
+    again, other = stores_of(shop), stores_of(replace(shop, idle=frozenset()))
+    for stores in (again, other):
+        train(stores, PLAN, lambda text: None)
+    digests = [each.registry.records[0].lineage.data_sha256 for each in (again, other)]  # type: ignore[attr-defined]
+    assert digests[0] == trained[1].lineage.data_sha256
+    assert digests[1] != digests[0]
+
+
+def test_the_card_says_what_serving_must_check(trained: tuple[Trained, TrainingRecord]) -> None:
+    done, record = trained
+    card = parse_card(record.files[CARD_FILE])
+    assert (card.features, card.feature_service, card.horizon_days) == (FEATURE_NAMES, "churn_v1", 60)
+    assert card.reference_sha256 == sha256(record.files[REFERENCE_FILE]).hexdigest()
+    vectors = np.array(card.golden.vectors, dtype=np.float64)
+    assert len(vectors) == 32
+    assert probabilities(done.result.fitted.estimator, vectors).tolist() == list(card.golden.probabilities)
+
+
+def test_the_reference_goes_beside_the_model_and_counts_in_no_digest(trained: tuple[Trained, TrainingRecord]) -> None:
+    record = trained[1]
+    frame = pd.read_parquet(io.BytesIO(record.files[REFERENCE_FILE]))
+    assert list(frame.columns) == [*FEATURE_NAMES, "churn_probability"]
+    assert len(frame) == 170
+    served = {"model.skops": b"model", CARD_FILE: record.files[CARD_FILE]}
+    assert digest_of({**served, REFERENCE_FILE: b"other"}) == digest_of(served)
+
+
+def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tuple[Trained, TrainingRecord]) -> None:
+    record = trained[1]
+    assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1}
+    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance"}
+    assert set(record.tables) == {"comparison", "by_cutoff"}
+    assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}
+    assert record.trusted_types == TRUSTED_TYPES
+    assert sorted(line.split("==")[0] for line in record.requirements) == ["numpy", "scikit-learn", "skops"]
+
+
+def test_labels_without_features_are_a_mismatch_and_nothing_is_recorded(shop: BuiltShop) -> None:
+    class Forgetful(BuiltShop):
+        def training_frame(self, entities: pd.DataFrame) -> pd.DataFrame:
+            joined = super().training_frame(entities)
+            joined.loc[joined[JOIN_KEY] == 50, list(FEATURE_NAMES)] = np.nan
+            return joined
+
+    stores = stores_of(Forgetful(shop.frame, shop.idle))
+    with pytest.raises(Mismatch, match="3 of 510 labelled rows have no features at their cutoff"):
+        train(stores, PLAN, lambda text: None)
+    assert stores.registry.records == []  # type: ignore[attr-defined]  # the recording one
+
+
+@pytest.mark.parametrize(
+    ("cutoffs", "horizon", "sentence"),
+    [
+        (CUTOFFS[3:], HORIZON, "no training cutoff ends its 60-day horizon"),
+        (CUTOFFS, timedelta(days=30), "no matured cutoff to test on"),  # labels were made for 60 days
+    ],
+)
+def test_a_log_that_cannot_be_split_is_refused_before_anything_is_joined(
+    shop: BuiltShop, cutoffs: list[datetime], horizon: timedelta, sentence: str
+) -> None:
+    stamps = [moment.replace(tzinfo=None) for moment in cutoffs]
+    small = BuiltShop(shop.frame[shop.frame[TIMESTAMP].isin(stamps)])
+    with pytest.raises(BadInput, match=sentence):
+        train(stores_of(small), replace(PLAN, horizon=horizon), lambda text: None)
+
+
+def test_progress_names_each_step(shop: BuiltShop) -> None:
+    told: list[str] = []
+    train(stores_of(shop), PLAN, told.append)
+    assert told == ["joining features and labels", "fitting the forest and its baselines", "recording the run"]
