@@ -202,15 +202,14 @@ def fit(home: Path) -> tuple[int, float]:
     from churn import wiring
     from churn.core.model import ForestParameters
     from churn.core.model import fit as fit_forest
-    from churn.core.training_set import rows_of, split_rows
     from churn.domain.windows import split_cutoffs
-    from churn.jobs.train import TrainingStores, training_frame
+    from churn.jobs.train import TrainingStores, load_rows
 
     settings = settings_of(home)
     labels = wiring.warehouse(settings)
     stores = TrainingStores(wiring.raw_tables(settings), labels, wiring.features(settings), wiring.registry(settings))
     split = split_cutoffs(labels.labelled_cutoffs(settings.horizon), settings.horizon)
-    rows = split_rows(rows_of(training_frame(stores, split, settings.horizon)), split)
+    rows = load_rows(stores, split, settings.horizon)
     started = time.monotonic()
     fit_forest(rows.train, ForestParameters(), settings.horizon)
     return len(rows.train), time.monotonic() - started

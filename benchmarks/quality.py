@@ -21,9 +21,8 @@ from churn import river, wiring
 from churn.core.model import ForestParameters
 from churn.core.plots import SHIPPED
 from churn.core.training import train
-from churn.core.training_set import rows_of, split_rows
 from churn.domain.windows import cutoffs_between, parse_instant, split_cutoffs
-from churn.jobs.train import TrainingStores, training_frame
+from churn.jobs.train import TrainingStores, load_rows
 from churn.settings import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -115,7 +114,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
             wiring.registry(settings),
         )
         split = split_cutoffs(case.cutoffs, settings.horizon, len(case.test))
-        rows = split_rows(rows_of(training_frame(stores, split, settings.horizon)), split)
+        rows = load_rows(stores, split, settings.horizon)
         result = train(rows, ForestParameters(), settings.horizon)
     return [_row(case, name, figures) for name, figures in result.comparison.items()]
 

@@ -101,7 +101,7 @@ def test_a_history_is_read_off_the_rhythm_features(test: Rows) -> None:
     X = test.X[:2].copy()
     for name, values in rhythm.items():
         X[:, FEATURE_NAMES.index(name)] = values
-    found = histories(Rows(X, test.y[:2], test.cutoff[:2], test.user_id[:2]))
+    found = histories(X)
     # Four active days are three repeats, ten days apart on average; one active day is none.
     assert found.x.tolist() == [3.0, 0.0]
     assert found.t_x.tolist() == [30.0, 0.0]

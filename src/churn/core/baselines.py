@@ -25,8 +25,11 @@ Classifier: TypeAlias = Pipeline | HistGradientBoostingClassifier
 RECENCY = ("days_since_last_activity",)
 
 
-def baselines(train: Rows, test: Rows, horizon: timedelta) -> dict[str, Array]:
-    """P(churn) on `test` by name. BG/NBD is left out where it cannot be fitted (no repeat activity)."""
+def baselines(train: Rows, test: Rows, horizon: timedelta, population: Array | None = None) -> dict[str, Array]:
+    """P(churn) on `test` by name. BG/NBD is left out where it cannot be fitted (no repeat activity).
+
+    BG/NBD describes a whole population, so it is fitted on `population` (see SplitRows), not on eligible users alone.
+    """
     answers = {
         "recency": _logistic(train, test, RECENCY),
         "logistic_seed": _logistic(train, test, SEED_FEATURES),
@@ -34,7 +37,7 @@ def baselines(train: Rows, test: Rows, horizon: timedelta) -> dict[str, Array]:
         "hist_gradient_boosting": _boosting(train, test),
     }
     with suppress(NotReady):
-        answers["bg_nbd"] = _bg_nbd(train, test, horizon)
+        answers["bg_nbd"] = _bg_nbd(_newest(train) if population is None else population, test, horizon)
     return answers
 
 
@@ -78,13 +81,20 @@ def _boosting(train: Rows, test: Rows) -> Array:
     return _fit_predict(model, train, test, FEATURE_NAMES)
 
 
-def _bg_nbd(train: Rows, test: Rows, horizon: timedelta) -> Array:
-    newest = train.where(train.cutoff == train.cutoff.max())
-    return bgnbd.fit(histories(newest)).p_silent(histories(test), horizon.days)
+def _newest(train: Rows) -> Array:
+    return train.where(train.cutoff == train.cutoff.max()).X
 
 
-def histories(rows: Rows) -> bgnbd.History:
-    """BG/NBD's view of a user: active days after the first, from the rhythm features."""
-    repeat = np.maximum(rows.column("active_days") - 1, 0)
-    last = np.nan_to_num(rows.column("mean_gap_days")) * repeat
-    return bgnbd.History(repeat, last, last + rows.column("days_since_last_activity"))
+def _bg_nbd(population: Array, test: Rows, horizon: timedelta) -> Array:
+    active = population[~np.isnan(population[:, FEATURE_NAMES.index("days_since_last_activity")])]
+    return bgnbd.fit(histories(active)).p_silent(histories(test.X), horizon.days)
+
+
+def histories(X: Array) -> bgnbd.History:
+    """BG/NBD's view of users (n, f): active days after the first, from the rhythm features."""
+    days, gap, idle = (
+        X[:, FEATURE_NAMES.index(name)] for name in ("active_days", "mean_gap_days", "days_since_last_activity")
+    )
+    repeat = np.maximum(days - 1, 0)
+    last = np.nan_to_num(gap) * repeat
+    return bgnbd.History(repeat, last, last + idle)

@@ -40,7 +40,7 @@ def train(rows: SplitRows, parameters: ForestParameters, horizon: timedelta) -> 
     """Fit on the training rows and judge on the test rows, baselines beside it."""
     fitted = fit(rows.train, parameters, horizon)
     answer = probabilities(fitted.estimator, rows.test.X)
-    rivals = baselines(rows.train, rows.test, horizon)
+    rivals = baselines(rows.train, rows.test, horizon, rows.population)
     return Evaluated(
         fitted=fitted,
         probability=answer,

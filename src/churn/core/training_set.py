@@ -42,11 +42,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Training and test rows with the cutoffs they came from."""
+    """Training and test rows with the cutoffs they came from.
+
+    `population`: features (m, f) of all users, eligible or not, at the newest training cutoff, for models of a whole
+    population; without it the training rows at that cutoff stand in.
+    """
 
     train: Rows
     test: Rows
     split: Split
+    population: NDArray[np.float64] | None = None
 
 
 def naive(moment: datetime) -> np.datetime64:
@@ -69,9 +74,9 @@ def rows_of(frame: pd.DataFrame) -> Rows:
     )
 
 
-def split_rows(rows: Rows, split: Split) -> SplitRows:
+def split_rows(rows: Rows, split: Split, population: NDArray[np.float64] | None = None) -> SplitRows:
     """Rows by role; raises NotReady when a side is too small or has one class only."""
-    parts = SplitRows(rows.at(split.train), rows.at(split.test), split)
+    parts = SplitRows(rows.at(split.train), rows.at(split.test), split, population)
     for name, part in (("training", parts.train), ("test", parts.test)):
         _check_usable(name, part)
     return parts

@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.metadata import version as installed_version
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from churn.core.artifact import Card, card_bytes, golden_rows
@@ -68,12 +69,18 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     """Train on the oldest matured cutoffs, test on the newest, record everything, register a version."""
     split = split_cutoffs(stores.labels.labelled_cutoffs(plan.horizon), plan.horizon, plan.test_cutoffs)
     progress("joining features and labels")
-    rows = split_rows(rows_of(training_frame(stores, split, plan.horizon)), split)
+    rows = load_rows(stores, split, plan.horizon)
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
     progress("recording the run")
     version = stores.registry.record(_record(stores, plan, rows, result))
     return Trained(version, rows, result)
+
+
+def load_rows(stores: TrainingStores, split: Split, horizon: timedelta) -> SplitRows:
+    """The training and test rows of a split, and the whole population at the newest training cutoff."""
+    everybody = stores.features.offline_rows(max(split.train))[list(FEATURE_NAMES)].to_numpy(np.float64)
+    return split_rows(rows_of(training_frame(stores, split, horizon)), split, everybody)
 
 
 def training_frame(stores: TrainingStores, split: Split, horizon: timedelta) -> pd.DataFrame:
