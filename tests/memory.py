@@ -36,7 +36,8 @@ class BuiltShop:
         return self.cutoffs() if horizon == self.horizon else []
 
     def manifest(self) -> dict[str, Any]:
-        entry = {"snapshot_id": "snapshot-1", "sha256": "f" * 64, "dbt_hash": "d" * 64}
+        labels = {"horizon_days": self.horizon.days, "rows": len(self.frame), "sha256": "e" * 64}
+        entry = {"snapshot_id": "snapshot-1", "sha256": "f" * 64, "dbt_hash": "d" * 64, "labels": labels}
         return {"cutoffs": {f"{cutoff:{CUTOFF_NAME}}": entry for cutoff in self.cutoffs()}}
 
     def read_labels(self, cutoffs: Sequence[datetime], horizon: timedelta) -> pd.DataFrame:

@@ -92,10 +92,17 @@ def wanted_cutoffs(cutoff: str, start: str, end: str, every: Every) -> Callable[
     if cutoff:
         return lambda snapshot: [parse_instant(cutoff)]
     if start:
-        return lambda snapshot: cutoffs_between(
-            parse_instant(start), parse_instant(end) if end else snapshot.log_end, every
-        )
+        return lambda snapshot: _range(snapshot, parse_instant(start), parse_instant(end) if end else None, every)
     return lambda snapshot: [snapshot.log_end]
+
+
+def _range(snapshot: Snapshot, start: datetime, end: datetime | None, every: Every) -> list[datetime]:
+    if end is not None and end > snapshot.log_end:
+        raise BadInput(
+            f"--to {end:%Y-%m-%d} lies after the end of the log, {snapshot.log_end:%Y-%m-%d}",
+            hint="Nothing is known there: leave --to away for the end of the log.",
+        )
+    return cutoffs_between(start, end or snapshot.log_end, every)
 
 
 def train_model(settings: Settings, parameters: ForestParameters, test_cutoffs: int, tell: Tell) -> Trained:

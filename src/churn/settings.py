@@ -85,9 +85,12 @@ class Settings(BaseModel):
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Settings from the environment and the deployment's file; raises BadInput that names every bad key."""
+    """Settings from the environment and the deployment's file; raises BadInput that names every bad key.
+
+    An empty variable counts as not set: compose files and CI pass those on.
+    """
     environ = os.environ if environ is None else environ
-    given = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
+    given = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX) and value}
     config = given.pop("config", None)
     home = Path(overrides.get("home") or given.get("home") or Settings.model_fields["home"].default).expanduser()
     merged = {

@@ -93,6 +93,9 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
         "snapshot_sha256": {"orders": "a" * 64, "users": "b" * 64},
         "feature_service": "churn_v1",
         "feature_sha256": dict.fromkeys(["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"], "f" * 64),
+        "feature_snapshots": dict.fromkeys(
+            ["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"], "snapshot-1"
+        ),
         "dbt_sha256": "d" * 64,
         "train_cutoffs": ["2011-01-01T00:00:00+00:00", "2011-03-15T00:00:00+00:00"],
         "test_cutoffs": ["2011-06-01T00:00:00+00:00"],

@@ -43,12 +43,16 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything that made a version: enough to make it again (promise 8). Instants are ISO 8601 in UTC."""
+    """Everything that made a version: enough to make it again (promise 8). Instants are ISO 8601 in UTC.
+
+    `feature_sha256` and `feature_snapshots` say, per cutoff used, what its features are and from which raw tables.
+    """
 
     snapshot_id: str
     snapshot_sha256: dict[str, str]
     feature_service: str
     feature_sha256: dict[str, str]
+    feature_snapshots: dict[str, str]
     dbt_sha256: str
     train_cutoffs: tuple[str, ...]
     test_cutoffs: tuple[str, ...]

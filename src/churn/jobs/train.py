@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from churn.core.alarms import Log, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
 from churn.core.model import ForestParameters, probabilities
 from churn.core.training import (
@@ -70,11 +71,21 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     split = split_cutoffs(stores.labels.labelled_cutoffs(plan.horizon), plan.horizon, plan.test_cutoffs)
     progress("joining features and labels")
     rows = load_rows(stores, split, plan.horizon)
+    before_fit(rows, FEATURE_NAMES, plan.horizon, _log(stores, split, plan.horizon))
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
+    after_test(rows.test, result.probability)
     progress("recording the run")
     version = stores.registry.record(_record(stores, plan, rows, result))
     return Trained(version, rows, result)
+
+
+def _log(stores: TrainingStores, split: Split, horizon: timedelta) -> Log:
+    """The end of the log, and the longest horizon that any used label was made for."""
+    built = stores.labels.manifest()["cutoffs"]
+    labelled = [built[cutoff_name(moment)]["labels"] for moment in (*split.train, *split.test)]
+    days = max((entry["horizon_days"] for entry in labelled if entry), default=horizon.days)
+    return Log(stores.raw.current().log_end, timedelta(days=days))
 
 
 def load_rows(stores: TrainingStores, split: Split, horizon: timedelta) -> SplitRows:
@@ -139,6 +150,7 @@ def _lineage(stores: TrainingStores, plan: TrainingPlan, split: Split, train_fra
         snapshot_sha256=_table_digests(snapshot.manifest) if newest["snapshot_id"] == snapshot.snapshot_id else {},
         feature_service=FEATURE_SERVICE,
         feature_sha256={cutoff_name(moment): entry["sha256"] for moment, entry in used.items()},
+        feature_snapshots={cutoff_name(moment): entry["snapshot_id"] for moment, entry in used.items()},
         dbt_sha256=newest["dbt_hash"],
         train_cutoffs=tuple(moment.isoformat() for moment in split.train),
         test_cutoffs=tuple(moment.isoformat() for moment in split.test),

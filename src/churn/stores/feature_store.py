@@ -28,6 +28,7 @@ time.tzset()
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
@@ -53,6 +54,7 @@ logging.getLogger("feast.repo_config").setLevel(logging.ERROR)  # warns of a fla
 ROW_ID = "entity_row_id_of_churn"
 REDIS_OPTIONS = "socket_timeout=0.2,socket_connect_timeout=0.2,retry=null"  # the defaults hang for over 100 s
 STORE_FAULTS = (sqlite3.Error, OSError)
+REGISTRY_LOOKS = 4
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,11 @@ class Features:
             job = self._open().get_historical_features(
                 entity_df=asked, features=[f"{FEATURE_VIEW}:{name}" for name in FEATURE_NAMES]
             )
-            joined = job.to_df()
-        if len(joined) != len(asked):
-            raise Mismatch(f"Feast returned {len(joined)} rows for {len(asked)}", hint="Run `churn verify`.")
-        ordered = joined.sort_values(ROW_ID, ignore_index=True)
-        return ordered[[*entities.columns, *FEATURE_NAMES]]
+            vectors = _in_order(job.to_arrow(), len(entities))
+        frame = pd.DataFrame(vectors, columns=list(FEATURE_NAMES), copy=False)
+        for place, name in enumerate(entities.columns):  # concat would copy all features once more
+            frame.insert(place, name, entities[name].array)
+        return frame
 
     @contextmanager
     def _bounded_memory(self) -> Iterator[None]:
@@ -172,15 +174,33 @@ class Features:
         return self._service
 
 
+def _in_order(joined: pa.Table, rows: int) -> NDArray[np.float64]:
+    """The features of Feast's answer, (rows, f), by name and in the order asked; raises Mismatch if a row is lost.
+
+    Columns are put in their places one by one: sorting a frame of a million rows takes longer than the join.
+    """
+    places = joined[ROW_ID].to_numpy()
+    if len(places) != rows or not (np.bincount(places, minlength=rows) == 1).all():
+        raise Mismatch(f"Feast returned {len(places)} rows for {rows}", hint="Run `churn verify`.")
+    vectors = np.empty((rows, len(FEATURE_NAMES)), order="F")
+    for column, name in enumerate(FEATURE_NAMES):
+        vectors[places, column] = joined[name].to_numpy()
+    return vectors
+
+
 def _feature_row(user_id: UserId, stamp: int, vector: NDArray[np.float64]) -> FeatureRow | None:
     return None if stamp == 0 else FeatureRow(user_id, datetime.fromtimestamp(stamp, UTC), tuple(vector.tolist()))
 
 
 def _known_service(store: FeatureStore) -> FeatureService:
-    try:
-        return store.get_feature_service(FEATURE_SERVICE)
-    except FeatureServiceNotFoundException as error:
-        raise NotReady("the feature store is empty", hint="churn build-features") from error
+    """The feature service; looked for a few times, because Feast rewrites its registry file in place."""
+    for _ in range(REGISTRY_LOOKS):
+        try:
+            return store.get_feature_service(FEATURE_SERVICE)
+        except FeatureServiceNotFoundException:
+            time.sleep(0.1)
+            store.refresh_registry()  # type: ignore[no-untyped-call]  # Feast leaves it without types
+    raise NotReady("the feature store is empty", hint="churn build-features")
 
 
 def _repo_config(config: FeatureStoreConfig) -> RepoConfig:
