@@ -14,10 +14,16 @@ RUN uv sync --frozen --no-default-groups --only-group registry --no-install-proj
 
 FROM build AS build-service
 RUN uv sync --frozen --no-default-groups --only-group serving --no-install-project
-COPY README.md LICENSE NOTICE ./
+COPY README.md LICENSE NOTICE policy.yaml ./
 COPY src src
 COPY serving serving
+COPY feature_repo feature_repo
+COPY warehouse warehouse
+COPY data data
+# The wheel carries the project's files; those that only jobs read are not for this image.
 RUN uv pip install --python /opt/venv/bin/python --no-deps .
+RUN rm -r /opt/venv/lib/python3.*/site-packages/churn/project/warehouse \
+          /opt/venv/lib/python3.*/site-packages/churn/project/data
 
 FROM ${PYTHON} AS base
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin churn \
@@ -41,10 +47,8 @@ CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"
 
 FROM base AS service
 COPY --from=build-service /opt/venv /opt/venv
-COPY feature_repo /app/feature_repo
-COPY policy.yaml /app/policy.yaml
 # HOST is every address of the container; what may reach it is decided where its port is published.
-ENV CHURN_PROJECT_DIR=/app CHURN_POLICY=/app/policy.yaml CHURN_HOME=/data CHURN_HOST=0.0.0.0 CHURN_PORT=8000
+ENV CHURN_HOME=/data CHURN_HOST=0.0.0.0 CHURN_PORT=8000
 EXPOSE 8000
 # Alive, not ready: a missing champion or a lost store is no reason to restart the service.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \

@@ -55,8 +55,9 @@ serve: $(VENV)/.run | $(CHURN_HOME) ## the scoring service on the demo's result 
 	@$(VENV)/bin/churn serve
 
 ui: $(VENV)/.run | $(CHURN_HOME) ## MLflow on the demo's runs and models, on http://127.0.0.1:5000
-	@$(VENV)/bin/mlflow server --backend-store-uri sqlite:///$(abspath $(CHURN_HOME))/mlflow.db \
-		--artifacts-destination $(abspath $(CHURN_HOME))/mlruns --host 127.0.0.1 --port $(UI_PORT) --workers 1
+	@$(VENV)/bin/mlflow server --backend-store-uri "$$($(VENV)/bin/python -c \
+		'from churn.settings import load_settings; print(load_settings().tracking_uri)')" \
+		--artifacts-destination $(abspath $(CHURN_HOME))/mlartifacts --host 127.0.0.1 --port $(UI_PORT) --workers 1
 
 report: | $(CHURN_HOME) ## where the newest reports lie
 	@find $(abspath $(CHURN_HOME))/reports -name '*.html' 2>/dev/null | sort | sed 's|^|file://|' | grep . \

@@ -1,6 +1,6 @@
 """`make bench`: time and memory of each step on a simulated shop -> docs/benchmarks.md, build/bench.json.
 
-100,000 users over two years and 12 monthly cutoffs, or what CHURN_BENCH_USERS says. Every step runs in a process of
+100,000 users over two years and 12 monthly cutoffs, or what BENCH_USERS says. Every step runs in a process of
 its own, so that its peak memory is its own. Rivals run in the same run on the same tables.
 """
 
@@ -27,7 +27,7 @@ from churn.domain.windows import cutoff_name
 from churn.settings import Settings, load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-USERS = int(os.environ.get("CHURN_BENCH_USERS", "100000"))
+USERS = int(os.environ.get("BENCH_USERS", "100000"))
 CUTOFFS = [datetime(2024 + month // 12, month % 12 + 1, 1, tzinfo=UTC) for month in range(11, 23)]
 SEED_SAMPLE = 200
 TRAINING_ROWS = 1_000_000
@@ -212,7 +212,8 @@ def fit(home: Path) -> tuple[int, float]:
     settings = settings_of(home)
     labels = wiring.warehouse(settings)
     stores = TrainingStores(wiring.raw_tables(settings), labels, wiring.features(settings), wiring.registry(settings))
-    split = split_cutoffs(labels.labelled_cutoffs(settings.horizon), settings.horizon)
+    snapshot_id = wiring.raw_tables(settings).current().snapshot_id
+    split = split_cutoffs(labels.labelled_cutoffs(settings.horizon, snapshot_id), settings.horizon)
     rows = load_rows(stores, split, settings.horizon)
     started = time.monotonic()
     fit_forest(rows.train, ForestParameters(), settings.horizon)

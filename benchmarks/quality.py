@@ -1,6 +1,6 @@
 """`make quality`: the shipped model beside its baselines on real logs -> docs/quality.md, build/quality.json.
 
-The logs are read from `../shared/data` beside the repository, or from the folder that CHURN_QUALITY_DATA names; the
+The logs are read from `../shared/data` beside the repository, or from the folder that QUALITY_DATA names; the
 Online Retail orders are in the repository. A log that is not there is named as missing, never left out in silence.
 """
 
@@ -26,7 +26,7 @@ from churn.jobs.train import TrainingStores, load_rows
 from churn.settings import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LOGS = Path(os.environ.get("CHURN_QUALITY_DATA", REPOSITORY.parent / "shared" / "data"))
+LOGS = Path(os.environ.get("QUALITY_DATA", REPOSITORY.parent / "shared" / "data"))
 FIGURES = ("auc", "pr_auc", "brier", "ece", "lift10")
 NAMES = {"auc": "auc_score", "lift10": "lift_10"}
 # Figures to beat, measured once on the same rows by other code: ROC-AUC, PR-AUC, Brier, lift at 10 %.

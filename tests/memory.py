@@ -16,10 +16,12 @@ from churn.domain.versions import MODEL_NAME, ModelVersion
 from churn.errors import NotReady
 from tests.exports import CUTOFF_NAME, HORIZON
 
+SNAPSHOT_ID = "snapshot-1"
+
 
 @dataclass
 class BuiltShop:
-    """A build in memory: features, labels and their manifest; the newest cutoff is online.
+    """A build of the snapshot `snapshot-1` in memory: features, labels and their manifest; the newest cutoff is online.
 
     `frame` as from `labelled_frame`. Users in `idle` are not eligible; `online` replaces rows of the online store.
     """
@@ -29,15 +31,16 @@ class BuiltShop:
     horizon: timedelta = HORIZON
     online: dict[UserId, FeatureRow | None] = field(default_factory=dict)
 
-    def cutoffs(self) -> list[datetime]:
-        return [moment.to_pydatetime().replace(tzinfo=UTC) for moment in sorted(self.frame[TIMESTAMP].unique())]
+    def cutoffs(self, snapshot_id: str = SNAPSHOT_ID) -> list[datetime]:
+        stamps = sorted(self.frame[TIMESTAMP].unique()) if snapshot_id == SNAPSHOT_ID else []
+        return [moment.to_pydatetime().replace(tzinfo=UTC) for moment in stamps]
 
-    def labelled_cutoffs(self, horizon: timedelta) -> list[datetime]:
-        return self.cutoffs() if horizon == self.horizon else []
+    def labelled_cutoffs(self, horizon: timedelta, snapshot_id: str = SNAPSHOT_ID) -> list[datetime]:
+        return self.cutoffs(snapshot_id) if horizon == self.horizon else []
 
     def manifest(self) -> dict[str, Any]:
         labels = {"horizon_days": self.horizon.days, "rows": len(self.frame), "sha256": "e" * 64}
-        entry = {"snapshot_id": "snapshot-1", "sha256": "f" * 64, "dbt_hash": "d" * 64, "labels": labels}
+        entry = {"snapshot_id": SNAPSHOT_ID, "sha256": "f" * 64, "dbt_hash": "d" * 64, "labels": labels}
         return {"cutoffs": {f"{cutoff:{CUTOFF_NAME}}": entry for cutoff in self.cutoffs()}}
 
     def read_labels(self, cutoffs: Sequence[datetime], horizon: timedelta) -> pd.DataFrame:
@@ -62,6 +65,10 @@ class BuiltShop:
         rows = self.offline_rows(newest).set_index(JOIN_KEY)[list(FEATURE_NAMES)]
         known = {user: FeatureRow(user, newest, tuple(map(float, vector))) for user, *vector in rows.itertuples()}
         return [{**known, **self.online}.get(user) for user in user_ids]
+
+    def online_users(self) -> int:
+        ids = {*self.offline_rows(self.cutoffs()[-1])[JOIN_KEY], *self.online}
+        return sum(self.online.get(user, ...) is not None for user in ids)
 
 
 @dataclass

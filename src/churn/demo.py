@@ -74,7 +74,8 @@ def demo_settings(data: str) -> Settings:
     home.mkdir(parents=True, exist_ok=True)
     # The log ends in the past: 'now' is its end, so that its features are not stale.
     config.write_text(f'{mark}\nclock = "snapshot"\nmlflow_tracking_uri = "sqlite:///{home / "mlflow.db"}"\n')
-    return load_settings(home=home)
+    # Nothing else from the environment: a demo must not reach the stores of a deployment that is configured there.
+    return load_settings({}, home=home)
 
 
 def prepare(settings: Settings, data: str, on_progress: OnProgress, users: int = 5000) -> Built:
@@ -136,8 +137,12 @@ def _ask_service(settings: Settings, user_ids: Sequence[int | str]) -> dict[str,
 
 @contextmanager
 def running_service(home: Path) -> Iterator[str]:
-    """The address of `churn serve` on a free port, ready to answer; stopped at the end. Raises Unavailable."""
-    environment = {**os.environ, "CHURN_HOME": str(home)}
+    """The address of `churn serve` on a free port, ready to answer; stopped at the end. Raises Unavailable.
+
+    Its settings are those of `home` alone, whatever the environment says.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CHURN_", "MLFLOW_"))}
+    environment["CHURN_HOME"] = str(home)
     command = [sys.executable, "-m", "churn", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -131,10 +131,20 @@ def promote_version(settings: Settings, version: str) -> Promotion:
 
 
 def score_all(settings: Settings, cutoff: str, on_progress: Progress) -> Scored:
-    """Score all eligible users at a cutoff (default: the newest exported) with the champion."""
-    at = parse_instant(cutoff) if cutoff else newest_cutoff(settings)
+    """Score all eligible users at a cutoff (default: the newest built, unless it is stale) with the champion."""
+    at = parse_instant(cutoff) if cutoff else _fresh(newest_cutoff(settings), settings)
     model = wiring.load_version(settings)(wiring.champion(settings))
     return score_users(wiring.features(settings), model, at, on_progress)
+
+
+def _fresh(cutoff: datetime, settings: Settings) -> datetime:
+    """The cutoff, if the service would still answer from it; raises NotReady when it is older than that."""
+    if wiring.clock(settings)() - cutoff > settings.max_feature_age:
+        raise NotReady(
+            f"the newest features are of {cutoff:%Y-%m-%d}, older than {settings.max_feature_age_days} days",
+            hint="churn ingest and churn build-features bring newer ones; an explicit --cutoff scores old ones.",
+        )
+    return cutoff
 
 
 def score_to_file(settings: Settings, cutoff: str, path: str, on_progress: Progress) -> tuple[Scored, Path]:
@@ -148,10 +158,13 @@ def score_to_file(settings: Settings, cutoff: str, path: str, on_progress: Progr
 
 def write_scores(scored: Scored, path: Path) -> None:
     """The scores as Parquet, in place whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    scored.table.to_parquet(unfinished, index=False)
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scored.table.to_parquet(unfinished, index=False)
+        unfinished.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror or error}", hint="Choose another --out.") from error
 
 
 def verify_online(settings: Settings, cutoff: str) -> Verified:
@@ -183,8 +196,9 @@ def _window(since: str, until: str, now: datetime) -> Window:
 
 
 def newest_cutoff(settings: Settings) -> datetime:
-    """The newest exported cutoff; raises NotReady when none was built."""
-    cutoffs = wiring.warehouse(settings).cutoffs()
+    """The newest cutoff built from the current snapshot; raises NotReady when none was."""
+    snapshot_id = wiring.raw_tables(settings).current().snapshot_id
+    cutoffs = wiring.warehouse(settings).cutoffs(snapshot_id)
     if not cutoffs:
-        raise NotReady("no features were built yet", hint="churn build-features")
+        raise NotReady(f"no features were built from snapshot {snapshot_id} yet", hint="churn build-features")
     return as_utc(max(cutoffs))

@@ -19,7 +19,9 @@ from churn.domain.windows import parse_instant
 from churn.errors import BadInput
 
 PREFIX = "CHURN_"
-REPOSITORY = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Beside the code in a checkout, inside the package once it is installed from a wheel.
+PROJECT = CHECKOUT if (CHECKOUT / "warehouse").is_dir() else Path(__file__).resolve().parent / "project"
 
 
 class Settings(BaseModel):
@@ -28,7 +30,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     home: Path = Field(Path(".churn"), description="Folder of everything the deployment writes")
-    project_dir: Path = Field(REPOSITORY, description="Folder that holds warehouse/ and feature_repo/")
+    project_dir: Path = Field(PROJECT, description="Folder that holds warehouse/ and feature_repo/")
     horizon_days: int = Field(60, ge=1, le=730, description="Days after the cutoff in which churn is looked for")
     clock: str = Field(
         "system", description="What 'now' means: system, snapshot (end of the newest raw tables), or a fixed ISO time"
@@ -43,7 +45,7 @@ class Settings(BaseModel):
     )
     experiment: str = Field("churn_prediction", description="MLflow experiment of the training runs")
     model_name: str = Field("churn_prediction", description="Registered model")
-    policy: Path = Field(REPOSITORY / "policy.yaml", description="Promotion policy")
+    policy: Path = Field(PROJECT / "policy.yaml", description="Promotion policy")
     host: str = Field("127.0.0.1", description="Address the service binds to")
     port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")

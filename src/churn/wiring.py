@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from churn.core.artifact import Expected, digest_of, open_artifact
 from churn.core.scoring import ServedModel
 from churn.domain.artifacts import Artifact
-from churn.domain.ports import Snapshot, UserIdType
+from churn.domain.ports import RawTables, Snapshot, UserIdType
 from churn.domain.versions import CHAMPION, REFERENCE_FILE, ModelVersion
 from churn.domain.windows import parse_instant
-from churn.errors import NotReady, Refused
+from churn.errors import ChurnError, NotReady, Refused
 from churn.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from churn.stores.warehouse import Warehouse
 
 
+CLOCK_SECONDS = 5.0
+
 # Nothing we ship phones home.
 os.environ.update(
     DO_NOT_TRACK="true",
@@ -51,8 +55,25 @@ def clock(settings: Settings) -> Callable[[], datetime]:
     """What 'now' means in this deployment; see Settings.clock."""
     if settings.clock == "system":
         return lambda: datetime.now(UTC)
-    moment = raw_tables(settings).current().log_end if settings.clock == "snapshot" else parse_instant(settings.clock)
+    if settings.clock == "snapshot":
+        return SnapshotClock(raw_tables(settings))
+    moment = parse_instant(settings.clock)
     return lambda: moment
+
+
+class SnapshotClock:
+    """The end of the newest raw tables, looked up again every few seconds: a newer ingest moves it."""
+
+    def __init__(self, raw: RawTables) -> None:
+        self._raw = raw
+        self._moment, self._looked = raw.current().log_end, time.monotonic()
+
+    def __call__(self) -> datetime:
+        if time.monotonic() - self._looked > CLOCK_SECONDS:
+            self._looked = time.monotonic()
+            with suppress(ChurnError):  # while a snapshot is being put in place the last one still holds
+                self._moment = self._raw.current().log_end
+        return self._moment
 
 
 def ingest_time(settings: Settings) -> datetime:

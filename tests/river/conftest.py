@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import urllib.error
@@ -33,7 +32,7 @@ class River:
     @property
     def environment(self) -> dict[str, str]:
         ours = {name: value for name, value in program_environment().items() if not name.startswith("CHURN_")}
-        settings = {"CHURN_HOME": str(self.home), "CHURN_CLOCK": "snapshot", "COLUMNS": "200"}
+        settings = {"CHURN_HOME": str(self.home), "COLUMNS": "200"}
         return {**ours, **settings, "MLFLOW_TRACKING_URI": self.tracking_uri, "VIRTUAL_ENV": sys.prefix}
 
     def mlflow_run(self, verb: str, **parameters: object) -> subprocess.CompletedProcess[str]:
@@ -64,14 +63,8 @@ class River:
         """The address of a running service."""
         from churn.demo import running_service
 
-        kept = dict(os.environ)
-        os.environ.update(self.environment)
-        try:
-            with running_service(self.home) as address:
-                yield address
-        finally:
-            os.environ.clear()
-            os.environ.update(kept)
+        with running_service(self.home) as address:
+            yield address
 
 
 def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
@@ -95,6 +88,8 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedPro
 def river(repository: Path, mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> River:
     """The river up to a champion: simulate, ingest, build-features, train, promote, each by `mlflow run`."""
     made = River(repository, tmp_path_factory.mktemp("river") / "home", mlflow_uri)
+    made.home.mkdir()
+    (made.home / "churn.toml").write_text(f'clock = "snapshot"\nmlflow_tracking_uri = "{mlflow_uri}"\n')
     shop = made.home / "shop"
     succeeded(made.mlflow_run("simulate", users=1500, days=540, seed=7))
     tables = {"users": "users", "orders": "orders", "sessions": "user_sessions"}

@@ -186,6 +186,30 @@ def test_the_log_ends_at_midnight_after_the_last_event_refunds_included() -> Non
     assert result.log_end == datetime(2011, 12, 10, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("now", "end"),
+    [
+        ("2011-02-01 12:30", "2011-02-01"),  # the day of the last event is not over
+        ("2011-02-01 23:59:59", "2011-02-01"),
+        ("2011-02-02 00:00", "2011-02-02"),
+        ("2012-01-01", "2011-02-02"),  # ended long ago
+    ],
+)
+def test_a_live_log_is_complete_until_the_last_midnight(now: str, end: str) -> None:
+    result = checked(orders=GOOD_ORDERS, terms={"now": at(now)})
+    assert result.last_event == datetime(2011, 2, 1, 12, tzinfo=UTC)
+    assert result.log_end == at(end).replace(tzinfo=UTC)
+    assert "no_whole_day" not in rules_in(result.breaches, WARNING)
+
+
+def test_a_log_without_any_day_that_is_over_is_told_and_taken() -> None:
+    result = checked(orders=typed(order_date=[at("2011-01-01 09:00")]), terms={"now": at("2011-01-01 10:00")})
+    assert result.log_end == datetime(2011, 1, 1, tzinfo=UTC)
+    told = of(result.breaches, "no_whole_day")
+    assert (told.table, told.severity) == ("log", WARNING)
+    assert told.samples == ("first event 2011-01-01 09:00", "complete until 2011-01-01 00:00")
+
+
 def test_the_same_content_in_another_row_order_is_the_same_result() -> None:
     orders = table(GOOD_ORDERS)
     assert checked(orders=orders).tables == checked(orders=orders.take([2, 0, 1])).tables
@@ -647,6 +671,32 @@ def test_of_a_row_delivered_twice_the_one_known_first_is_kept() -> None:
         """
     )
     assert values(result, "orders", "ingested_at") == {"a": at("2011-01-02")}
+
+
+def test_a_correction_written_later_does_not_replace_what_was_known_before() -> None:
+    rows = table("""
+        order_id  user_id  order_amount  order_date  ingested_at
+        A         1        100.00        2011-01-05  2011-01-05
+        A         1        50.00         2011-01-05  2011-03-01
+    """)
+    for order in ([0, 1], [1, 0]):
+        result = checked(orders=rows.take(order))
+        assert values(result, "orders", "order_amount") == {"A": Decimal("100.0000")}
+        assert result.quarantine["orders"].select(["reason", "order_amount"]).to_pylist() == [
+            {"reason": "duplicate_key_conflict", "order_amount": "50.00"}
+        ]
+
+
+def test_a_row_written_late_about_an_earlier_time_does_not_replace_what_was_known_before() -> None:
+    result = checked(
+        orders="""
+            order_id  user_id  order_amount  order_date  ingested_at
+            a         1        10            2011-01-01  2011-03-01
+            a         1        10            2011-01-05  -
+        """
+    )
+    assert values(result, "orders", "order_date") == {"a": at("2011-01-05")}
+    assert aside(result) == {1: "duplicate_key_conflict"}
 
 
 def test_a_row_that_is_set_aside_does_not_displace_a_good_one_of_the_same_key() -> None:

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from churn.core.contract import check
+from churn.core.contract_work import Terms
 from churn.domain.schema import RAW_COLUMNS
 from churn.domain.windows import DAY, in_horizon, known
 from churn.stores.warehouse import Warehouse
@@ -105,6 +107,49 @@ def rows_at(home: Path, cutoff: datetime) -> dict[int, list[Any]]:
     rows = pd.read_parquet(home / "offline" / "user_analytics" / f"{cutoff:%Y-%m-%dT%H%M%SZ}.parquet")
     table = rows.astype(object).where(rows.notna(), None)
     return {user_id: values for user_id, *values in table.itertuples(index=False)}
+
+
+@st.composite
+def repeats(draw: st.DrawFn) -> tuple[list[Order], Order]:
+    """Orders of few keys, at, before and after the cutoff; and one more of a key among them, known only from then."""
+    waits = st.sampled_from([timedelta(0), TICK, DAY]) | st.timedeltas(timedelta(0), 20 * DAY)
+    times = st.builds(lambda wait, sign: CUTOFF + sign * wait, waits, st.sampled_from([1, -1]))
+    order = st.builds(
+        Order,
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from([1, 2]),
+        times,
+        st.sampled_from([Decimal(-5), Decimal(50), Decimal(100)]),
+        st.none() | times,
+    )
+    orders = draw(st.lists(order, min_size=1, max_size=6))
+    added = replace(draw(order), order_id=draw(st.sampled_from([one.order_id for one in orders])))
+    if known(added.at, added.ingested_at, CUTOFF):
+        added = replace(added, ingested_at=CUTOFF + draw(waits))
+    return orders, added
+
+
+def ingested_as_of(orders: list[Order]) -> dict[str, list[dict[str, Any]]]:
+    """What the ingest lets a cutoff know: users who signed up before it, and orders known before it."""
+    columns = {
+        "order_id": pa.array([order.order_id for order in orders]),
+        "user_id": pa.array([order.user_id for order in orders]),
+        "order_amount": pa.array([order.amount for order in orders]),
+        "order_date": pa.array([order.at for order in orders], pa.timestamp("us", "UTC")),
+        "ingested_at": pa.array([order.ingested_at for order in orders], pa.timestamp("us", "UTC")),
+    }
+    tables = check({"orders": pa.table(columns)}, {}, Terms(LOG_END)).tables
+    cutoff = CUTOFF.replace(tzinfo=None)
+    return {
+        "users": [row for row in tables["users"].to_pylist() if row["created_at"] < cutoff],
+        "orders": [row for row in tables["orders"].to_pylist() if known(row["order_date"], row["ingested_at"], cutoff)],
+    }
+
+
+@given(repeats())
+def test_a_row_of_a_known_key_written_later_changes_nothing_that_was_known(case: tuple[list[Order], Order]) -> None:
+    orders, added = case
+    assert ingested_as_of([*orders, added]) == ingested_as_of([added, *orders]) == ingested_as_of(orders)
 
 
 def test_dbt_knows_nothing_of_what_comes_after(repository: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from churn.domain.windows import (
     parse_instant,
     split_cutoffs,
 )
-from churn.errors import BadInput
+from churn.errors import BadInput, NotReady
 
 HORIZON = timedelta(days=60)
 LONDON_SUMMER = timezone(timedelta(hours=1))
@@ -249,7 +249,7 @@ def test_the_order_in_which_cutoffs_are_given_plays_no_part() -> None:
 def test_a_split_that_leaves_nothing_to_train_or_test_on_is_refused(
     cutoffs: list[str], test_cutoffs: int, sentence: str
 ) -> None:
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(NotReady, match=sentence):
         split_cutoffs([at(each) for each in cutoffs], HORIZON, test_cutoffs)
 
 

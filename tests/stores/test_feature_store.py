@@ -6,6 +6,8 @@ import math
 import shutil
 import sqlite3
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -67,13 +70,23 @@ def wanted_bits(frame: pd.DataFrame, user_id: UserId) -> bytes:
 # -- stores ------------------------------------------------------------------------------------------------------------
 
 
+def emptied(address: str, database: int) -> str:
+    """The address of that database, in which an earlier test has left nothing."""
+    host, port = address.split(":")
+    with redis.Redis(host=host, port=int(port), db=database) as client:
+        client.flushdb()
+    return f"{address},db={database}"
+
+
 @pytest.fixture(scope="module")
 def config_of(repository: Path, redis_address: str) -> Callable[..., FeatureStoreConfig]:
-    """Configurations of deployments; every deployment on Redis has a database of its own."""
-    databases = iter(range(1, 16))
+    """Configurations of deployments; every one on Redis has a database of its own, by default one for a single test."""
+    databases = cycle(range(2, 16))
 
-    def make(kind: Literal["sqlite", "redis"], home: Path, user_id_type: str = "integer") -> FeatureStoreConfig:
-        address = f"{redis_address},db={next(databases)}" if kind == "redis" else ""
+    def make(
+        kind: Literal["sqlite", "redis"], home: Path, user_id_type: str = "integer", database: int = 0
+    ) -> FeatureStoreConfig:
+        address = emptied(redis_address, database or next(databases)) if kind == "redis" else ""
         return FeatureStoreConfig(repository / "feature_repo", home, user_id_type, TTL, kind, address, 1.0)  # type: ignore[arg-type]  # a Literal
 
     return make
@@ -107,7 +120,7 @@ def store(
     request: pytest.FixtureRequest, config_of: Configure, exported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Features:
     """A store that tests only read."""
-    return deployed(config_of(request.param, tmp_path_factory.mktemp(request.param)), exported)
+    return deployed(config_of(request.param, tmp_path_factory.mktemp(request.param), database=1), exported)
 
 
 @pytest.fixture(params=STORES)
@@ -240,6 +253,80 @@ def test_definitions_can_be_applied_again_and_reads_go_on(own_store: Features) -
     assert list(map(bits, own_store.read([1]))) == list(map(bits, before))
 
 
+# -- online: who is removed ------------------------------------------------------------------------------------------
+
+
+def test_users_who_left_the_export_leave_the_online_store_though_the_cutoff_is_the_same(own_store: Features) -> None:
+    assert own_store.online_users() == USERS
+    kept = odd_values().query("user_id not in [7, 40]")
+    write_export(own_store.config.home, kept)
+    own_store.materialize(OCTOBER)
+    found = own_store.read([6, 7, 8, 40])
+    assert [row and row.user_id for row in found] == [6, None, 8, None]
+    assert own_store.online_users() == USERS - 2
+    assert verify(own_store, own_store, OCTOBER).users == USERS - 2
+
+
+def test_users_who_are_not_at_the_next_cutoff_leave_the_online_store(own_store: Features) -> None:
+    write_export(own_store.config.home, feature_frame([3, 50], NOVEMBER))
+    own_store.materialize(NOVEMBER)
+    assert own_store.online_users() == 2
+    assert [row and row.as_of for row in own_store.read([2, 3, 50])] == [None, NOVEMBER, NOVEMBER]
+
+
+def test_a_user_who_is_online_only_is_found_by_verify(own_store: Features) -> None:
+    write_export(own_store.config.home, odd_values().iloc[:-3])
+    with pytest.raises(Mismatch, match="3 users are online but not at the cutoff 2011-10-10"):
+        verify(own_store, own_store, OCTOBER)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_users_with_string_ids_who_left_are_removed(kind: str, config_of: Configure, tmp_path: Path) -> None:
+    own = Features(config_of(kind, tmp_path, "string"))
+    ids = ["0042", "42", "churn", "é*[?]", "x" * 200]
+    write_export(tmp_path, feature_frame(ids, OCTOBER))
+    own.apply()
+    own.materialize(OCTOBER)
+    write_export(tmp_path, feature_frame(["42", "é*[?]"], OCTOBER))
+    own.materialize(OCTOBER)
+    assert [row and row.user_id for row in own.read(ids)] == [None, "42", None, "é*[?]", None]
+    assert own.online_users() == 2
+
+
+def test_a_cutoff_that_was_not_exported_is_not_ready_and_removes_nobody(own_store: Features) -> None:
+    with pytest.raises(NotReady, match="no features at 2012-01-01"):
+        own_store.materialize(at("2012-01-01"))
+    assert own_store.online_users() == USERS
+
+
+def test_keys_of_others_in_the_same_redis_stay(own_redis: tuple[Features, int]) -> None:
+    store, port = own_redis
+    control = impatient_client(port)
+    prefix = b"\x01\x00\x00\x00\x02\x00\x00\x00\x07\x00\x00\x00user_id"
+    seven = prefix + b"\x04\x00\x00\x00\x08\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00"
+    assert control.exists(seven + b"churn") == 1
+    others = [seven + b"mychurn", seven + b"churn2", seven, prefix + b"churn", b"churn", b"x" + seven + b"churn"]
+    for key in others:
+        control.set(key, "theirs")
+    write_export(store.config.home, odd_values().query("user_id != 7"))
+    store.materialize(OCTOBER)
+    assert store.online_users() == USERS - 1
+    assert control.exists(seven + b"churn") == 0
+    assert control.exists(*others) == len(others)
+    control.close()
+
+
+def test_readers_never_miss_a_user_who_stays_while_others_are_removed(
+    own_store: Features, two_months: dict[datetime, pd.DataFrame]
+) -> None:
+    service = Features(own_store.config)
+    write_export(own_store.config.home, two_months[NOVEMBER].iloc[::3])
+    seen = read_while(lambda: own_store.materialize(NOVEMBER), lambda: service.read([1, 700, 1498]))
+    assert {row and row.as_of for row in seen} == {OCTOBER, NOVEMBER}
+    assert [row and row.user_id for row in service.read([1, 2, 3, 1498])] == [1, None, None, 1498]
+    assert service.online_users() == 500
+
+
 @pytest.fixture
 def two_months(own_store: Features) -> dict[datetime, pd.DataFrame]:
     """October and November of 1,500 users, exported; October is online."""
@@ -297,6 +384,46 @@ def test_a_service_that_starts_while_a_cutoff_is_materialized_is_served_too(
 
 
 # -- online: when it fails -------------------------------------------------------------------------------------------
+
+
+WITHOUT_REDIS = """
+import sys
+sys.modules["redis"] = None
+from datetime import timedelta
+from pathlib import Path
+from churn.errors import NotReady
+from churn.stores.feature_store import Features, FeatureStoreConfig
+store = Features(FeatureStoreConfig(Path(sys.argv[1]), Path(sys.argv[2]), "integer", timedelta(31), "redis", "h:1"))
+for action in (store.apply, lambda: store.read([1])):
+    try:
+        action()
+    except NotReady as error:
+        print(error.message, error.hint, sep="; ")
+"""
+
+
+def test_redis_without_its_package_is_not_ready_and_says_what_to_install(repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_REDIS, str(repository / "feature_repo"), str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines() == 2 * [
+        "Redis is chosen as online store, but the package redis is not installed; "
+        "uv sync --frozen --inexact --extra redis (or: pip install redis)"
+    ], done.stderr
+
+
+@pytest.mark.parametrize("missing", ["feature_store.yaml", "features.py", ""], ids=["yaml", "definitions", "folder"])
+def test_a_project_folder_that_is_not_there_is_not_ready_and_named(
+    missing: str, config_of: Configure, tmp_path: Path
+) -> None:
+    config = config_of("sqlite", tmp_path / "home")
+    repo = tmp_path / "feature_repo"
+    if missing:
+        shutil.copytree(config.repo, repo)
+        (repo / missing).unlink()
+    with pytest.raises(NotReady) as caught:
+        Features(replace(config, repo=repo)).apply()
+    assert caught.value.message == f"{repo / (missing or 'feature_store.yaml')} does not exist"
+    assert "CHURN_PROJECT_DIR" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -99,9 +99,9 @@ def test_a_build_reports_what_it_did(first_build: tuple[Path, BuildReport, list[
 
 def test_what_was_built_can_be_read(at: WarehouseAt, home: Path) -> None:
     warehouse = at(home)
-    assert warehouse.cutoffs() == [EARLY, LATE]
-    assert warehouse.labelled_cutoffs(HORIZON) == [EARLY]
-    assert warehouse.labelled_cutoffs(2 * HORIZON) == []
+    assert warehouse.cutoffs("first") == [EARLY, LATE]
+    assert warehouse.labelled_cutoffs(HORIZON, "first") == [EARLY]
+    assert warehouse.labelled_cutoffs(2 * HORIZON, "first") == []
     labels = warehouse.read_labels([EARLY], HORIZON)
     assert list(labels.columns) == ["user_id", "cutoff", "horizon_days", "eligible", "churned"]
     assert labels["user_id"].tolist() == [0, 1, 2, 3, 4]
@@ -124,7 +124,25 @@ def test_a_rebuild_replaces_the_cutoffs_asked_for_and_no_other(
     assert pd.read_parquet(home / "offline" / early)["user_id"].tolist() == [1, 2, 3, 4]
     origins = {name: entry["snapshot_id"] for name, entry in warehouse.manifest()["cutoffs"].items()}
     assert origins == {"2024-02-01T000000Z": "second", "2024-03-15T000000Z": "first"}
-    assert warehouse.labelled_cutoffs(HORIZON) == []
+    assert warehouse.labelled_cutoffs(HORIZON, "first") == []
+    assert warehouse.labelled_cutoffs(HORIZON, "second") == []
+
+
+def test_a_cutoff_counts_for_the_snapshot_it_was_built_from_last(
+    at: WarehouseAt, snapshot: Snapshot, home: Path, tmp_path: Path
+) -> None:
+    warehouse, between = at(home), day("2024-02-10")
+    second = write_snapshot(SHOP, tmp_path / "second", end=snapshot.log_end)
+    warehouse.build(second, [between], HORIZON)
+    assert (warehouse.cutoffs("first"), warehouse.cutoffs("second")) == ([EARLY, LATE], [between])
+    assert warehouse.labelled_cutoffs(HORIZON, "first") == [EARLY]
+    assert warehouse.labelled_cutoffs(HORIZON, "second") == [between]
+
+    warehouse.build(second, [EARLY], HORIZON)
+    assert (warehouse.cutoffs("first"), warehouse.cutoffs("second")) == ([LATE], [EARLY, between])
+    assert warehouse.labelled_cutoffs(HORIZON, "first") == []
+    assert warehouse.labelled_cutoffs(HORIZON, "second") == [EARLY, between]
+    assert warehouse.cutoffs("third") == []
 
 
 def test_a_cutoff_has_the_same_bytes_whatever_else_is_built(
@@ -190,7 +208,7 @@ def test_the_project_folder_is_only_read_and_any_home_will_do(
     ids=["none", "after the end of the log", "a fraction of a second", "half a day"],
 )
 def test_what_cannot_be_built_is_said_before_anything_runs(
-    at: WarehouseAt, snapshot: Snapshot, tmp_path: Path, cutoffs: list[datetime], horizon: object, message: str
+    at: WarehouseAt, snapshot: Snapshot, tmp_path: Path, cutoffs: list[datetime], horizon: timedelta, message: str
 ) -> None:
     with pytest.raises(BadInput, match=message):
         at(tmp_path / "home").build(snapshot, cutoffs, horizon)
@@ -209,6 +227,36 @@ def test_one_build_at_a_time(at: WarehouseAt, snapshot: Snapshot, tmp_path: Path
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match=r"churn\.duckdb is in use by another process"):
             at(tmp_path).build(snapshot, [EARLY], HORIZON)
+
+
+def test_who_holds_the_warehouse_builds_and_goes_on_before_anybody_else_builds(
+    at: WarehouseAt, snapshot: Snapshot, home: Path
+) -> None:
+    holder, other = at(home), at(home)
+    with holder.only_builder():
+        refused(other, snapshot)
+        assert holder.build(snapshot, [EARLY], HORIZON).cutoffs == (EARLY,)
+        refused(other, snapshot)  # what was built is being put online
+    with other.only_builder():
+        refused(holder, snapshot)
+
+
+def refused(warehouse: Warehouse, snapshot: Snapshot) -> None:
+    in_use = r"churn\.duckdb is in use by another process"
+    with pytest.raises(Unavailable, match=in_use):
+        warehouse.build(snapshot, [EARLY], HORIZON)
+    with pytest.raises(Unavailable, match=in_use), warehouse.only_builder():
+        pass
+
+
+def test_a_failed_build_lets_the_next_one_in(at: WarehouseAt, home: Path) -> None:
+    failing = at(home)
+    with pytest.raises(Refused), failing.only_builder():
+        raise Refused("the build failed")
+    with at(home).only_builder():
+        pass
+    with failing.only_builder():
+        pass
 
 
 def test_a_database_that_another_program_holds_open_is_unavailable(
@@ -249,10 +297,10 @@ def test_a_manifest_that_cannot_be_read_is_named(at: WarehouseAt, tmp_path: Path
     (tmp_path / "offline").mkdir()
     (tmp_path / "offline" / "manifest.json").write_text("{")
     with pytest.raises(NotReady, match=r"manifest\.json cannot be read"):
-        at(tmp_path).cutoffs()
+        at(tmp_path).cutoffs("first")
 
 
 def test_before_the_first_build_there_are_no_cutoffs(at: WarehouseAt, tmp_path: Path) -> None:
-    assert at(tmp_path).cutoffs() == []
+    assert at(tmp_path).cutoffs("first") == []
     with pytest.raises(NotReady, match="no labels for 30 days at any cutoff"):
         at(tmp_path).read_labels([], HORIZON)

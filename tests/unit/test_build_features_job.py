@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ class Lakes:
     exported: list[datetime] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     failing: str = ""
+    held: bool = False
 
     def current(self) -> Snapshot:
         return SNAPSHOT
@@ -37,13 +39,21 @@ class Lakes:
         on_progress(len(cutoffs), len(cutoffs))
         return BuildReport(tuple(cutoffs), dict.fromkeys(cutoffs, 1), (), 0.0, 0)
 
-    def cutoffs(self) -> list[datetime]:
+    def cutoffs(self, snapshot_id: str) -> list[datetime]:
+        assert snapshot_id == SNAPSHOT.snapshot_id
         return self.exported
+
+    @contextmanager
+    def only_builder(self) -> Iterator[None]:
+        self.held = True
+        yield
+        self.held = False
 
     def apply(self) -> None:
         self._do("apply")
 
     def materialize(self, cutoff: datetime) -> None:
+        assert self.held, "another build might come between"
         self._do(f"materialize {cutoff:%m-%d}")
 
     def online(self, snapshot: Snapshot) -> Lakes:

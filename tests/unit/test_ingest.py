@@ -77,6 +77,15 @@ def test_the_manifest_says_what_the_snapshot_is(tmp_path: Path, store: SnapshotS
     assert "guest" in {breach["rule"] for breach in manifest["breaches"]}
 
 
+def test_an_ingest_during_the_last_day_ends_the_log_at_its_midnight(tmp_path: Path, store: SnapshotStore) -> None:
+    orders = "order_id,user_id,order_amount,order_date\na,1,5,2011-12-30 08:00\nb,1,5,2012-01-01 09:00\n"
+    at_ten = datetime(2012, 1, 1, 10, tzinfo=UTC)
+    report = ingest(request(tmp_path, orders, mapping=(), tz="UTC", date_format=None), store, at_ten)
+    assert report.snapshot.last_event == datetime(2012, 1, 1, 9, tzinfo=UTC)
+    assert report.snapshot.log_end == datetime(2012, 1, 1, tzinfo=UTC)
+    assert store.current().log_end == datetime(2012, 1, 1, tzinfo=UTC)
+
+
 def test_the_report_reads_like_a_table(tmp_path: Path, store: SnapshotStore) -> None:
     report = ingested(tmp_path, store)
     assert report.breach_rows[0] == (

@@ -157,7 +157,13 @@ def test_a_policy_that_cannot_be_used_is_refused_by_the_name_of_its_key(text: st
 
 CUTOFF = at("2011-10-10")
 SHOP = BuiltShop(labelled_frame([CUTOFF], users=400))
-LINEAGE = json.dumps({"test_cutoffs": [CUTOFF.isoformat()], "horizon_days": 60})
+LINEAGE_FACTS = {
+    "test_cutoffs": [CUTOFF.isoformat()],
+    "train_cutoffs": ["2011-06-01T00:00:00+00:00"],
+    "horizon_days": 60,
+    "feature_sha256": {"2011-10-10T000000Z": "f" * 64},  # what BuiltShop's manifest says
+}
+LINEAGE = json.dumps(LINEAGE_FACTS)
 RECENCY = FEATURE_NAMES.index("days_since_last_activity")
 Predict = Callable[[Array], Array]
 
@@ -234,6 +240,39 @@ def test_a_version_can_be_named_instead_of_the_challenger() -> None:
     done = promote(stores(registry, {"5": beats, "7": follows_recency}), POLICY, "5")
     assert done.challenger.version == "5"
     assert registry.aliases == {CHAMPION: "5", CHALLENGER: "8"}
+
+
+def test_versions_that_answer_for_different_horizons_are_not_compared() -> None:
+    registry = registry_with(champion=True)
+    given = stores(registry, {"8": beats, "7": follows_recency})
+
+    def load(version: ModelVersion) -> ServedModel:
+        return replace(given.load(version), horizon_days=30 if version.version == "8" else 60)
+
+    done = promote(replace(given, load=load), POLICY, None)
+    assert not done.moved
+    assert [reason.found for reason in done.verdict.reasons] == [
+        "the versions answer for different horizons: 30, 60 days"
+    ]
+
+
+def test_test_features_that_were_rebuilt_since_the_training_decide_nothing() -> None:
+    registry = registry_with(champion=False)
+    other = json.dumps({**LINEAGE_FACTS, "feature_sha256": {"2011-10-10T000000Z": "0" * 64}})
+    registry.add("9", {TAG_LINEAGE: other})
+    done = promote(stores(registry, {"9": beats}), POLICY, "9")
+    assert not done.moved
+    assert "are not those the version was tested on" in done.verdict.reasons[0].found
+
+
+def test_a_champion_that_was_trained_on_the_test_rows_is_told() -> None:
+    registry = registry_with(champion=True)
+    late = json.dumps({**LINEAGE_FACTS, "train_cutoffs": ["2011-09-01T00:00:00+00:00"]})
+    registry.add("7", {TAG_LINEAGE: late}, CHAMPION)
+    done = promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
+    assert done.moved
+    told = done.verdict.reasons[-1]
+    assert (told.rule, told.passed) == ("the champion never saw the test rows", None)
 
 
 def test_a_version_that_does_not_exist_is_not_ready() -> None:

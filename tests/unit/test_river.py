@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from churn import wiring
 from churn.core.model import CALIBRATIONS, ForestParameters
+from churn.demo import demo_settings
 from churn.domain.ports import Snapshot
 from churn.domain.windows import EVERY
 from churn.errors import BadInput, NotReady
@@ -99,3 +101,44 @@ def test_the_systems_clock_goes_on(tmp_path: Path) -> None:
 def test_the_snapshots_clock_needs_a_snapshot(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="no raw tables were ingested yet"):
         wiring.clock(load_settings({"CHURN_CLOCK": "snapshot"}, home=tmp_path))
+
+
+def test_the_demo_reaches_no_store_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHURN_HOME", str(tmp_path / "demo"))
+    monkeypatch.setenv("CHURN_ONLINE_STORE", "redis")
+    monkeypatch.setenv("CHURN_MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    settings = demo_settings("simulated")
+    assert (settings.home, settings.online_store, settings.clock) == (tmp_path / "demo", "sqlite", "snapshot")
+    assert settings.tracking_uri == f"sqlite:///{tmp_path / 'demo' / 'mlflow.db'}"
+
+
+def test_the_demo_keeps_out_of_a_home_that_holds_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raw").mkdir()
+    monkeypatch.setenv("CHURN_HOME", str(tmp_path))
+    with pytest.raises(BadInput, match="holds something else than this demo"):
+        demo_settings("simulated")
+
+
+def test_a_range_that_ends_after_the_log_is_refused() -> None:
+    with pytest.raises(BadInput, match="--to 9999-12-31 lies after the end of the log, 2011-12-10"):
+        wanted_cutoffs("", "2011-03-01", "9999-12-31", "month")(SNAPSHOT)
+
+
+class MovingLog:
+    """Raw tables whose log grows by a day at every look."""
+
+    def __init__(self) -> None:
+        self.days = 0
+
+    def current(self) -> Snapshot:
+        self.days += 1
+        return replace(SNAPSHOT, log_end=at("2011-12-10") + timedelta(days=self.days))
+
+
+def test_the_snapshot_clock_follows_a_newer_ingest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "CLOCK_SECONDS", -1.0)
+    clock = wiring.SnapshotClock(MovingLog())
+    assert [f"{clock():%m-%d}" for _ in range(3)] == ["12-12", "12-13", "12-14"]

@@ -19,7 +19,7 @@ from churn.domain.artifacts import TRUSTED_TYPES
 from churn.domain.ports import Snapshot
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import CARD_FILE, MODEL_NAME, REFERENCE_FILE, ModelVersion, TrainingRecord
-from churn.errors import BadInput, Mismatch
+from churn.errors import Mismatch, NotReady
 from churn.jobs.train import Trained, TrainingPlan, TrainingStores, train
 from tests.exports import HORIZON, at, labelled_frame
 from tests.memory import BuiltShop
@@ -93,9 +93,6 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
         "snapshot_sha256": {"orders": "a" * 64, "users": "b" * 64},
         "feature_service": "churn_v1",
         "feature_sha256": dict.fromkeys(["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"], "f" * 64),
-        "feature_snapshots": dict.fromkeys(
-            ["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"], "snapshot-1"
-        ),
         "dbt_sha256": "d" * 64,
         "train_cutoffs": ["2011-01-01T00:00:00+00:00", "2011-03-15T00:00:00+00:00"],
         "test_cutoffs": ["2011-06-01T00:00:00+00:00"],
@@ -106,11 +103,9 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
     }
 
 
-def test_tables_that_did_not_make_the_features_lend_no_digest(shop: BuiltShop) -> None:
-    stores = stores_of(shop, OneSnapshot("snapshot-2"))
-    train(stores, PLAN, lambda text: None)
-    lineage = stores.registry.records[0].lineage  # type: ignore[attr-defined]  # the recording one
-    assert (lineage.snapshot_id, lineage.snapshot_sha256) == ("snapshot-1", {})
+def test_cutoffs_of_another_snapshot_are_not_trained_on(shop: BuiltShop) -> None:
+    with pytest.raises(NotReady, match="built from the current snapshot snapshot-2"):
+        train(stores_of(shop, OneSnapshot("snapshot-2")), PLAN, lambda text: None)
 
 
 def test_another_training_set_has_another_digest_and_the_same_one_the_same(
@@ -170,7 +165,7 @@ def test_labels_without_features_are_a_mismatch_and_nothing_is_recorded(shop: Bu
     ("cutoffs", "horizon", "sentence"),
     [
         (CUTOFFS[3:], HORIZON, "no training cutoff ends its 60-day horizon"),
-        (CUTOFFS, timedelta(days=30), "no matured cutoff to test on"),  # labels were made for 60 days
+        (CUTOFFS, timedelta(days=30), "no cutoff with labels for 30 days was built"),  # labels were made for 60 days
     ],
 )
 def test_a_log_that_cannot_be_split_is_refused_before_anything_is_joined(
@@ -178,7 +173,7 @@ def test_a_log_that_cannot_be_split_is_refused_before_anything_is_joined(
 ) -> None:
     stamps = [moment.replace(tzinfo=None) for moment in cutoffs]
     small = BuiltShop(shop.frame[shop.frame[TIMESTAMP].isin(stamps)])
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(NotReady, match=sentence):
         train(stores_of(small), replace(PLAN, horizon=horizon), lambda text: None)
 
 

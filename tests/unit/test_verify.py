@@ -1,4 +1,4 @@
-"""verify: a changed, lost or older online row is found and named. (Real stores: stores/test_feature_store.py.)"""
+"""verify: a changed, lost, older or surplus online row is found. (Real stores: stores/test_feature_store.py.)"""
 
 from __future__ import annotations
 
@@ -70,6 +70,21 @@ def test_of_many_differences_the_first_five_are_shown_and_all_are_counted() -> N
     message = mismatch(dict.fromkeys(range(1, 2501)))
     assert message.startswith("2500 of 2500 users differ")
     assert message.count("is not online") == 5
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [((9001,), "1 user is online"), ((9001, 9002, "x"), "3 users are online")],
+    ids=["one", "three"],
+)
+def test_users_who_are_online_only_are_counted(others: tuple[UserId, ...], found: str) -> None:
+    (row,) = SHOP.read([3])
+    assert mismatch(dict.fromkeys(others, row)) == f"{found} but not at the cutoff 2011-10-10"
+
+
+def test_a_lost_user_does_not_make_up_for_one_who_is_online_only() -> None:
+    (row,) = SHOP.read([3])
+    assert mismatch({7: None, 9001: row}).endswith("user 7 is not online")
 
 
 def test_a_cutoff_that_was_not_built_is_not_ready() -> None:

@@ -36,7 +36,7 @@ from churn.core.raw_types import (
 )
 from churn.domain.ports import UserIdType
 from churn.domain.schema import RAW_COLUMNS, RAW_EVENT_TIMES, RAW_KEYS
-from churn.domain.windows import log_end
+from churn.domain.windows import complete_until
 from churn.errors import BadInput, ContractBroken
 
 TIMESTAMP = pa.timestamp("us")
@@ -195,15 +195,17 @@ def _checked(works: Mapping[str, Work], user_id_type: UserIdType, found: list[Br
     first, last = joint_span(spans)
     quantiles = gap_quantiles(tables)
     terms = next(iter(works.values())).terms
+    end = complete_until(last, terms.now)
+    found += [*_too_short(quantiles, terms.horizon), *_no_whole_day(first, end)]
     return Checked(
         tables=tables,
         quarantine={name: _quarantine(name, works.get(name)) for name in RAW_COLUMNS},
-        breaches=worst_first([*found, *_too_short(quantiles, terms.horizon)]),
+        breaches=worst_first(found),
         user_id_type=user_id_type,
         spans=spans,
         first_event=first,
         last_event=last,
-        log_end=log_end(last),
+        log_end=end,
         gap_quantiles=quantiles,
     )
 
@@ -213,6 +215,13 @@ def _too_short(quantiles: Mapping[str, float | None], horizon: timedelta) -> lis
     if p90 is None or p90 <= horizon / timedelta(days=1):
         return []
     return [breach(rules.HORIZON_TOO_SHORT, "log", samples=[f"p90 {p90:.0f} days", f"horizon {horizon.days} days"])]
+
+
+def _no_whole_day(first: datetime, end: datetime) -> list[Breach]:
+    if end > first:
+        return []
+    samples = [f"first event {first:%Y-%m-%d %H:%M}", f"complete until {end:%Y-%m-%d %H:%M}"]
+    return [breach(rules.NO_WHOLE_DAY, "log", samples=samples)]
 
 
 def schema_of(name: str, user_id_type: UserIdType) -> pa.Schema:

@@ -76,21 +76,24 @@ def _repeats(work: Work) -> Mask:
 
 
 def _ranked_repeats(work: Work) -> pd.DataFrame:
-    """Repeats of a key, the row to keep first: the first time; ties are broken by content, not by the order of rows."""
+    """Repeats of a key, the row to keep first: the one known earliest, as a correction must not change what older
+    cutoffs knew. Ties are broken by content, not by the order of rows.
+    """
     rows = np.flatnonzero(_repeats(work))
-    written = work.times("ingested_at")[rows]
+    times, written = work.times("time")[rows], work.times("ingested_at")[rows]
     at = pa.array(rows)
     frame = pd.DataFrame(
         {
             "row": rows,
             "key": work.key_codes[rows],
-            "time": work.times("time")[rows],
+            "known_at": np.fmax(times, written),  # passes over NaT
+            "time": times,
             "user": work.column("user_id").values.take(at).cast(pa.string()).to_pandas(),
             "number": work.column("number").values.take(at).cast(pa.float64()).to_pandas(),
-            "written": np.where(np.isnat(written), work.times("time")[rows], written),
+            "written": written,
         }
     )
-    return frame.sort_values(["key", "time", "user", "number", "written", "row"], kind="stable")
+    return frame.sort_values(["key", "known_at", "time", "user", "number", "written", "row"], kind="stable")
 
 
 def identical_repeats(work: Work) -> Mask:

@@ -159,7 +159,7 @@ ROW_RULES: tuple[RowRule, ...] = (
     RowRule(
         "duplicate_key_conflict",
         Q,
-        "one key, several rows: the first is kept",
+        "one key, several rows: the one known first is kept",
         find=finds.conflicting_repeats,
         tables=EVENTS,
     ),
@@ -299,6 +299,12 @@ ORPHANS = Rule(
     "orphan_users", W, "users with events but without a row in users: derived, the first event counts as sign-up"
 )
 USERS_DERIVED = Rule("users_derived", N, "no users given: derived from the events, the first event counts as sign-up")
+NO_WHOLE_DAY = Rule(
+    "no_whole_day",
+    W,
+    "the log holds no day that is over: there is nothing yet to build features or labels at",
+    "Ingest a newer export once a day (UTC) has passed.",
+)
 HORIZON_TOO_SHORT = Rule(
     "horizon_too_short",
     W,

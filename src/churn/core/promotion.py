@@ -31,12 +31,16 @@ class Policy(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Outcomes and probabilities on the same n test rows. `champion` None: there is none to compare with."""
+    """Outcomes and probabilities on the same n test rows. `champion` None: there is none to compare with.
+
+    `champion_saw_rows`: the champion was trained on some of them, which favours it.
+    """
 
     y: NDArray[np.int64]
     challenger: Array
     recency: Array
     champion: Array | None
+    champion_saw_rows: bool = False
 
 
 def parse_policy(text: str) -> Policy:
@@ -53,7 +57,7 @@ def judge(challenger: str, champion: str | None, evidence: Evidence, policy: Pol
         return refusal(challenger, champion, "test rows", "all test rows have the same outcome")
     found = metrics(evidence.y, evidence.challenger)
     against = None if evidence.champion is None else metrics(evidence.y, evidence.champion)
-    reasons = [*_alone(found, evidence, policy), *_against(found, against, policy)]
+    reasons = [*_alone(found, evidence, policy), *_against(found, against, policy), *_told(evidence)]
     facts = {"challenger": found, "champion": against}
     return PromotionVerdict(challenger, champion, tuple(reasons), facts)
 
@@ -83,6 +87,12 @@ def _alone(found: dict[str, float], evidence: Evidence, policy: Policy) -> list[
             f"{found['ece']:.4f}",
         ),
     ]
+
+
+def _told(evidence: Evidence) -> list[Reason]:
+    if not evidence.champion_saw_rows:
+        return []
+    return [Reason("the champion never saw the test rows", None, "it was trained on some of them, which favours it")]
 
 
 def _against(found: dict[str, float], champion: dict[str, float] | None, policy: Policy) -> list[Reason]:

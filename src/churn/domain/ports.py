@@ -96,8 +96,8 @@ class OfflineFeatures(Protocol):
 class Labels(Protocol):
     """Labels of matured cutoffs, and what the exported features came from."""
 
-    def labelled_cutoffs(self, horizon: timedelta) -> list[datetime]:
-        """Exported cutoffs with labels for this horizon, oldest first."""
+    def labelled_cutoffs(self, horizon: timedelta, snapshot_id: str) -> list[datetime]:
+        """Cutoffs built from that snapshot, with labels for this horizon, oldest first."""
 
     def read_labels(self, cutoffs: Sequence[datetime], horizon: timedelta) -> pd.DataFrame:
         """(user_id, cutoff, eligible, churned) of these cutoffs."""

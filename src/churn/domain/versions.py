@@ -45,14 +45,13 @@ class ModelVersion:
 class Lineage:
     """Everything that made a version: enough to make it again (promise 8). Instants are ISO 8601 in UTC.
 
-    `feature_sha256` and `feature_snapshots` say, per cutoff used, what its features are and from which raw tables.
+    `feature_sha256` says, per cutoff used, what its features are; all were built from the one snapshot.
     """
 
     snapshot_id: str
     snapshot_sha256: dict[str, str]
     feature_service: str
     feature_sha256: dict[str, str]
-    feature_snapshots: dict[str, str]
     dbt_sha256: str
     train_cutoffs: tuple[str, ...]
     test_cutoffs: tuple[str, ...]

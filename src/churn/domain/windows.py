@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Literal
 
-from churn.errors import BadInput
+from churn.errors import BadInput, NotReady
 
 Every = Literal["day", "week", "month"]
 EVERY: tuple[Every, ...] = ("day", "week", "month")
@@ -53,8 +53,21 @@ def log_end(last_event: datetime) -> datetime:
 
     A log is taken to cover whole days, its last day included: day-only logs stamp that day 00:00.
     """
-    start_of_day = as_utc(last_event).replace(hour=0, minute=0, second=0, microsecond=0)
-    return start_of_day + DAY
+    return _midnight(last_event) + DAY
+
+
+def complete_until(last_event: datetime, now: datetime) -> datetime:
+    """Until when a log is complete as seen at `now`: its end, but never ahead of the clock.
+
+    The day of `now` is still going on, so it does not count: a live log is complete until the last midnight (UTC).
+    A label or a cutoff beyond that would take what has not happened yet for silence.
+    """
+    return min(log_end(last_event), _midnight(now))
+
+
+def _midnight(moment: datetime) -> datetime:
+    """The last midnight in UTC that is not after `moment`."""
+    return as_utc(moment).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def known(event_at: datetime, ingested_at: datetime | None, cutoff: datetime) -> bool:
@@ -119,18 +132,18 @@ class Split:
 def split_cutoffs(cutoffs: Sequence[datetime], horizon: timedelta, test_cutoffs: int = 1) -> Split:
     """The newest `test_cutoffs` cutoffs test; those whose horizon reaches past the first of them are dropped.
 
-    Raises BadInput when nothing is left to train on.
+    Raises NotReady when nothing is left to train on.
     """
     ordered = sorted(cutoffs)
     test = tuple(ordered[-test_cutoffs:]) if test_cutoffs > 0 else ()
     if not test:
-        raise BadInput(
+        raise NotReady(
             "no matured cutoff to test on", hint="Build features at earlier cutoffs, or shorten the horizon."
         )
     earlier = [moment for moment in ordered if moment < test[0]]
     train = tuple(moment for moment in earlier if gap(moment, horizon, test[0]) >= timedelta(0))
     if not train:
-        raise BadInput(
+        raise NotReady(
             f"no training cutoff ends its {horizon.days}-day horizon before the first test cutoff {test[0]:%Y-%m-%d}",
             hint="Build features further back: churn build-features --from … --to … --every month.",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -21,8 +22,11 @@ class Builder(Protocol):
     ) -> BuildReport:
         """Build, test and export the cutoffs."""
 
-    def cutoffs(self) -> list[datetime]:
-        """Exported cutoffs, oldest first."""
+    def cutoffs(self, snapshot_id: str) -> list[datetime]:
+        """Cutoffs built from that snapshot, oldest first."""
+
+    def only_builder(self) -> AbstractContextManager[None]:
+        """Hold every other build off; raises Unavailable while another holds it."""
 
 
 class OnlineWriter(Protocol):
@@ -60,9 +64,11 @@ def build_features(
     cutoffs = sorted(set(wanted(snapshot)))
     if not cutoffs:
         raise BadInput("no cutoff to build", hint="Give --cutoff, or --from and --to.")
-    report = stores.warehouse.build(snapshot, cutoffs, horizon, on_progress=on_progress)
-    store = stores.online(snapshot)
-    store.apply()
-    newest = max(stores.warehouse.cutoffs())
-    store.materialize(newest)
+    # Held until the newest cutoff is online: of two builds the later must not be overwritten by the earlier.
+    with stores.warehouse.only_builder():
+        report = stores.warehouse.build(snapshot, cutoffs, horizon, on_progress=on_progress)
+        store = stores.online(snapshot)
+        store.apply()
+        newest = max(stores.warehouse.cutoffs(snapshot.snapshot_id))
+        store.materialize(newest)
     return Built(report, newest)

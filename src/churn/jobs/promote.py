@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures
 from churn.domain.schema import JOIN_KEY, TIMESTAMP
 from churn.domain.verdicts import PromotionVerdict
 from churn.domain.versions import CHALLENGER, CHAMPION, TAG_LINEAGE, TAG_VERDICT, ModelVersion
-from churn.domain.windows import parse_instant
+from churn.domain.windows import cutoff_name, gap, parse_instant
 from churn.errors import ChurnError, NotReady, Refused
 
 Load = Callable[[ModelVersion], ServedModel]
@@ -84,14 +85,44 @@ def _judged(
 
 
 def _evidence(stores: PromotionStores, challenger: ModelVersion, champion: ModelVersion | None) -> Evidence:
+    lineage = _lineage(challenger)
     model = _opened(stores, challenger, CHALLENGER)
-    rows = _test_rows(stores, challenger)
+    against = None if champion is None else _opened(stores, champion, CHAMPION)
+    _same_question(lineage, model, against)
+    rows = _test_rows(stores, lineage)
     return Evidence(
         y=rows.y,
         challenger=model.predict(rows.X),
         recency=rows.column("days_since_last_activity"),
-        champion=None if champion is None else _opened(stores, champion, CHAMPION).predict(rows.X),
+        champion=None if against is None else against.predict(rows.X),
+        champion_saw_rows=champion is not None and _trained_on(champion, lineage),
     )
+
+
+def _lineage(version: ModelVersion) -> dict[str, Any]:
+    lineage: dict[str, Any] = json.loads(version.tags.get(TAG_LINEAGE, "{}"))
+    if "test_cutoffs" not in lineage:
+        raise NotReady("the version carries no lineage, so its test rows are unknown", hint="churn train")
+    return lineage
+
+
+def _same_question(lineage: Mapping[str, Any], challenger: ServedModel, champion: ServedModel | None) -> None:
+    """Raises Refused unless all mean the same horizon: 30-day and 60-day probabilities cannot be compared."""
+    horizons = {lineage["horizon_days"], challenger.horizon_days}
+    horizons |= set() if champion is None else {champion.horizon_days}
+    if len(horizons) > 1:
+        raise Refused(
+            f"the versions answer for different horizons: {', '.join(map(str, sorted(horizons)))} days",
+            hint="Train the challenger for the champion's horizon, or move the alias by hand if the change is meant.",
+        )
+
+
+def _trained_on(champion: ModelVersion, lineage: Mapping[str, Any]) -> bool:
+    """Whether a training horizon of the champion reaches past the challenger's first test cutoff."""
+    seen = json.loads(champion.tags.get(TAG_LINEAGE, "{}"))
+    last = max((parse_instant(text) for text in seen.get("train_cutoffs", ())), default=None)
+    first = min(parse_instant(text) for text in lineage["test_cutoffs"])
+    return last is not None and gap(last, timedelta(days=seen["horizon_days"]), first) < timedelta(0)
 
 
 def _opened(stores: PromotionStores, version: ModelVersion, role: str) -> ServedModel:
@@ -101,12 +132,13 @@ def _opened(stores: PromotionStores, version: ModelVersion, role: str) -> Served
         raise Refused(f"the {role}, version {version.version}, cannot be loaded: {error.message}") from error
 
 
-def _test_rows(stores: PromotionStores, challenger: ModelVersion) -> Rows:
-    """The challenger's own test rows, read anew from the feature store."""
-    lineage = json.loads(challenger.tags.get(TAG_LINEAGE, "{}"))
-    if "test_cutoffs" not in lineage:
-        raise NotReady("the version carries no lineage, so its test rows are unknown", hint="churn train")
+def _test_rows(stores: PromotionStores, lineage: Mapping[str, Any]) -> Rows:
+    """The challenger's own test rows, read anew from the feature store; raises Refused when they were rebuilt since."""
     cutoffs = [parse_instant(text) for text in lineage["test_cutoffs"]]
     labels: pd.DataFrame = stores.labels.read_labels(cutoffs, timedelta(days=lineage["horizon_days"]))
+    built, tested_on = stores.labels.manifest()["cutoffs"], lineage.get("feature_sha256", {})
+    for name in map(cutoff_name, cutoffs):
+        if built[name]["sha256"] != tested_on.get(name):
+            raise Refused(f"the features at {name} are not those the version was tested on", hint="churn train")
     eligible = labels[labels["eligible"]].rename(columns={"cutoff": TIMESTAMP})[[JOIN_KEY, TIMESTAMP, "churned"]]
     return rows_of(stores.features.training_frame(eligible.reset_index(drop=True)))

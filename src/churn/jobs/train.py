@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -31,7 +31,7 @@ from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
-from churn.errors import Mismatch, Refused
+from churn.errors import Mismatch, NotReady, Refused
 
 SERVING_PACKAGES = ("scikit-learn", "skops", "numpy")
 
@@ -68,7 +68,7 @@ class Trained:
 
 def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], None]) -> Trained:
     """Train on the oldest matured cutoffs, test on the newest, record everything, register a version."""
-    split = split_cutoffs(stores.labels.labelled_cutoffs(plan.horizon), plan.horizon, plan.test_cutoffs)
+    split = split_cutoffs(_labelled(stores, plan.horizon), plan.horizon, plan.test_cutoffs)
     progress("joining features and labels")
     rows = load_rows(stores, split, plan.horizon)
     before_fit(rows, FEATURE_NAMES, plan.horizon, _log(stores, split, plan.horizon))
@@ -78,6 +78,18 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     progress("recording the run")
     version = stores.registry.record(_record(stores, plan, rows, result))
     return Trained(version, rows, result)
+
+
+def _labelled(stores: TrainingStores, horizon: timedelta) -> list[datetime]:
+    """Labelled cutoffs of the current snapshot; raises NotReady when only older snapshots have any."""
+    snapshot = stores.raw.current()
+    cutoffs = stores.labels.labelled_cutoffs(horizon, snapshot.snapshot_id)
+    if not cutoffs:
+        raise NotReady(
+            f"no cutoff with labels for {horizon.days} days was built from the current snapshot {snapshot.snapshot_id}",
+            hint="churn build-features --from … --every month builds them anew, with every label that has matured.",
+        )
+    return cutoffs
 
 
 def _log(stores: TrainingStores, split: Split, horizon: timedelta) -> Log:
@@ -144,14 +156,12 @@ def _lineage(stores: TrainingStores, plan: TrainingPlan, split: Split, train_fra
     snapshot, built = stores.raw.current(), stores.labels.manifest()["cutoffs"]
     used = {moment: built[cutoff_name(moment)] for moment in (*split.train, *split.test)}
     _one_definition(used.values())
-    newest = used[max(used)]
     return Lineage(
-        snapshot_id=newest["snapshot_id"],
-        snapshot_sha256=_table_digests(snapshot.manifest) if newest["snapshot_id"] == snapshot.snapshot_id else {},
+        snapshot_id=snapshot.snapshot_id,
+        snapshot_sha256=_table_digests(snapshot.manifest),
         feature_service=FEATURE_SERVICE,
         feature_sha256={cutoff_name(moment): entry["sha256"] for moment, entry in used.items()},
-        feature_snapshots={cutoff_name(moment): entry["snapshot_id"] for moment, entry in used.items()},
-        dbt_sha256=newest["dbt_hash"],
+        dbt_sha256=used[max(used)]["dbt_hash"],
         train_cutoffs=tuple(moment.isoformat() for moment in split.train),
         test_cutoffs=tuple(moment.isoformat() for moment in split.test),
         horizon_days=plan.horizon.days,

@@ -1,10 +1,11 @@
-"""verify: for every user, what the service would read equals the offline row of the same cutoff, bit by bit."""
+"""verify: the service would read the offline rows of the cutoff, bit by bit, and those of nobody else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,13 @@ BATCH = 1000
 SHOWN = 5
 
 
+class CountedFeatures(OnlineFeatures, Protocol):
+    """An online store that also says how many users it holds."""
+
+    def online_users(self) -> int:
+        """Raises Unavailable when the store does not answer."""
+
+
 @dataclass(frozen=True)
 class Verified:
     """How many users were compared, and at which cutoff."""
@@ -26,8 +34,11 @@ class Verified:
     cutoff: datetime
 
 
-def verify(offline: OfflineFeatures, online: OnlineFeatures, cutoff: datetime) -> Verified:
-    """Compare all users of `cutoff`; raises Mismatch that names users and features."""
+def verify(offline: OfflineFeatures, online: CountedFeatures, cutoff: datetime) -> Verified:
+    """Compare all users of `cutoff`, and look for users who are online only.
+
+    Raises Mismatch that names users and features, or says how many users are too many.
+    """
     rows = offline.offline_rows(cutoff)
     differing = [sample for part in _batches(rows) for sample in _differences(part, online, cutoff)]
     if differing:
@@ -36,7 +47,17 @@ def verify(offline: OfflineFeatures, online: OnlineFeatures, cutoff: datetime) -
             + "; ".join(differing[:SHOWN]),
             hint="Run `churn build-features` again; if it stays, something else writes to the online store.",
         )
+    _refuse_others(online.online_users() - len(rows), cutoff)
     return Verified(len(rows), cutoff)
+
+
+def _refuse_others(others: int, cutoff: datetime) -> None:
+    """Every user of the cutoff is online by now, so that whoever is counted beyond them is not of the cutoff."""
+    if others > 0:
+        raise Mismatch(
+            f"{others} {'user is' if others == 1 else 'users are'} online but not at the cutoff {cutoff:%Y-%m-%d}",
+            hint="Run `churn build-features` again; it removes them.",
+        )
 
 
 def _batches(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -101,6 +101,7 @@ class Warehouse:
         self._offline = home / "offline"
         self._memory_limit = f"{round(memory_limit_gb * 1000)}MB"
         self._now = now
+        self._building = False
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -115,20 +116,36 @@ class Warehouse:
 
         Labels are made where the horizon (whole days) has ended by `snapshot.log_end`; where it has not, older
         labels are removed. Raises BadInput for a cutoff at which nothing is known, Refused when a dbt test or model
-        fails, Unavailable when the database is in use: then nothing is exported.
+        fails, Unavailable when another build runs or the database is in use: then nothing is exported.
         """
         started = time.monotonic()
         asked = _Request(snapshot, _checked(cutoffs, snapshot.log_end), _whole_days(horizon))
         if not (self._project / "dbt_project.yml").is_file():
             raise NotReady(f"{self._project} holds no dbt project", hint="CHURN_PROJECT_DIR: the folder above it.")
-        with self._only_writer(), self._open_database() as database:
+        with self.only_builder(), self._open_database() as database:
             tests_passed = self._run_dbt(asked, on_progress)
             rows = self._export(asked, database)
         return BuildReport(asked.cutoffs, rows, asked.labelled, time.monotonic() - started, tests_passed)
 
     @contextmanager
-    def _only_writer(self) -> Iterator[None]:
-        """One build at a time; the lock ends with the process, however that ends."""
+    def only_builder(self) -> Iterator[None]:
+        """Hold off every other build, of this process or another; the lock ends with the process, however that ends.
+
+        `build` takes it too; one who holds it already may build all the same, and go on with what was built before
+        anybody else builds. Raises Unavailable while another object holds it.
+        """
+        if self._building:
+            yield
+            return
+        with self._lock():
+            self._building = True
+            try:
+                yield
+            finally:
+                self._building = False
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
         self._workbench.mkdir(parents=True, exist_ok=True)
         with (self._workbench / "build.lock").open("w") as lock:
             try:
@@ -316,15 +333,22 @@ class Warehouse:
             raise NotReady(f"{path} cannot be read", hint="Delete it, then build every cutoff anew.") from error
         return manifest
 
-    def cutoffs(self) -> list[datetime]:
-        """Exported cutoffs, oldest first."""
-        return sorted(map(parse_cutoff_name, self.manifest()["cutoffs"]))
+    def cutoffs(self, snapshot_id: str) -> list[datetime]:
+        """Cutoffs whose export was built from that snapshot, oldest first."""
+        return sorted(self._built_from(snapshot_id))
 
-    def labelled_cutoffs(self, horizon: timedelta) -> list[datetime]:
-        """Exported cutoffs with labels for this horizon, oldest first."""
+    def labelled_cutoffs(self, horizon: timedelta, snapshot_id: str) -> list[datetime]:
+        """Cutoffs built from that snapshot, with labels for this horizon, oldest first."""
+        return sorted(self._labelled(horizon) & self._built_from(snapshot_id))
+
+    def _built_from(self, snapshot_id: str) -> set[datetime]:
+        entries = self.manifest()["cutoffs"].items()
+        return {parse_cutoff_name(name) for name, entry in entries if entry["snapshot_id"] == snapshot_id}
+
+    def _labelled(self, horizon: timedelta) -> set[datetime]:
         days = _whole_days(horizon) // DAY
         labels = {name: entry["labels"] or {} for name, entry in self.manifest()["cutoffs"].items()}
-        return sorted(parse_cutoff_name(name) for name, facts in labels.items() if facts.get("horizon_days") == days)
+        return {parse_cutoff_name(name) for name, facts in labels.items() if facts.get("horizon_days") == days}
 
     def read_labels(self, cutoffs: Sequence[datetime], horizon: timedelta) -> pd.DataFrame:
         """(user_id, cutoff, horizon_days, eligible, churned) of every user at these cutoffs, by cutoff and user.
@@ -332,7 +356,7 @@ class Warehouse:
         `cutoff` is naive UTC. Raises NotReady when a cutoff has no labels for this horizon.
         """
         wanted = sorted(map(as_utc, cutoffs))
-        missing = sorted(set(wanted) - set(self.labelled_cutoffs(horizon)))
+        missing = sorted(set(wanted) - self._labelled(horizon))
         if missing or not wanted:
             raise NotReady(
                 f"no labels for {horizon // DAY} days at {', '.join(map(str, missing)) or 'any cutoff'}",
