@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -112,9 +112,9 @@ def ingest(
         with _working("checking the contract"):
             done = river.ingest_tables(settings, sources, mapping or [], tz=tz, date_format=date_format)
     except ContractBroken as error:
-        _show_rows(error.facts.get("rows", ()), ("table", "rule", "severity", "rows", "samples", "meaning"), err)
+        _show_breaches(error.facts.get("rows", ()), err)
         raise
-    _show_rows(done.breach_rows, ("table", "rule", "severity", "rows", "samples", "meaning"), out)
+    _show_breaches(done.breach_rows, out)
     for line in done.summary:
         out.print(line, soft_wrap=True)
 
@@ -312,12 +312,15 @@ def _show_comparison(comparison: dict[str, dict[str, float]]) -> None:
     out.print(table)
 
 
-def _show_rows(rows: Any, columns: tuple[str, ...], console: Console) -> None:
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    if table.row_count:
-        console.print(table)
+def _show_breaches(rows: Iterable[tuple[str, ...]], console: Console) -> None:
+    """One breach a paragraph: a table would cut names where the terminal is narrow."""
+    colours = {"fatal": "red", "quarantined": "yellow", "warning": "yellow"}
+    for place, rule, severity, count, samples, meaning in rows:
+        colour = colours.get(severity, "dim")
+        console.print(
+            f"[{colour}]{severity:<11}[/] [bold]{escape(place)}[/] {escape(rule)}: {count} rows", soft_wrap=True
+        )
+        console.print(f"            {escape(meaning)}{escape(f' ({samples})' if samples else '')}", soft_wrap=True)
 
 
 @contextmanager

@@ -59,6 +59,12 @@ def naive(moment: datetime) -> np.datetime64:
     return np.datetime64(as_utc(moment).replace(tzinfo=None), "us")
 
 
+def entities_of(labels: pd.DataFrame) -> pd.DataFrame:
+    """Eligible rows of labels (user, cutoff, eligible, churned) as the feature store takes them, with their outcome."""
+    eligible = labels[labels["eligible"]].rename(columns={"cutoff": TIMESTAMP})
+    return eligible[[JOIN_KEY, TIMESTAMP, "churned"]].reset_index(drop=True)
+
+
 def rows_of(frame: pd.DataFrame) -> Rows:
     """Rows of a joined frame (JOIN_KEY, TIMESTAMP, churned, features), in a fixed order: by cutoff, then user.
 

@@ -12,9 +12,8 @@ import pandas as pd
 
 from churn.core.promotion import Evidence, Policy, judge, refusal
 from churn.core.scoring import ServedModel
-from churn.core.training_set import Rows, rows_of
+from churn.core.training_set import Rows, entities_of, rows_of
 from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures
-from churn.domain.schema import JOIN_KEY, TIMESTAMP
 from churn.domain.verdicts import PromotionVerdict
 from churn.domain.versions import CHALLENGER, CHAMPION, TAG_LINEAGE, TAG_VERDICT, ModelVersion
 from churn.domain.windows import cutoff_name, gap, parse_instant
@@ -140,5 +139,4 @@ def _test_rows(stores: PromotionStores, lineage: Mapping[str, Any]) -> Rows:
     for name in map(cutoff_name, cutoffs):
         if built[name]["sha256"] != tested_on.get(name):
             raise Refused(f"the features at {name} are not those the version was tested on", hint="churn train")
-    eligible = labels[labels["eligible"]].rename(columns={"cutoff": TIMESTAMP})[[JOIN_KEY, TIMESTAMP, "churned"]]
-    return rows_of(stores.features.training_frame(eligible.reset_index(drop=True)))
+    return rows_of(stores.features.training_frame(entities_of(labels)))

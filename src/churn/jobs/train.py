@@ -25,10 +25,10 @@ from churn.core.training import (
     reference_frame,
 )
 from churn.core.training import train as fit_and_judge
-from churn.core.training_set import SplitRows, rows_of, split_rows
+from churn.core.training_set import SplitRows, entities_of, rows_of, split_rows
 from churn.domain.artifacts import TRUSTED_TYPES
 from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables
-from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, JOIN_KEY, TIMESTAMP
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
 from churn.errors import Mismatch, NotReady, Refused
@@ -109,8 +109,7 @@ def load_rows(stores: TrainingStores, split: Split, horizon: timedelta) -> Split
 def training_frame(stores: TrainingStores, split: Split, horizon: timedelta) -> pd.DataFrame:
     """Eligible labelled rows of the split's cutoffs with their features; raises Mismatch on a row without any."""
     labels = stores.labels.read_labels([*split.train, *split.test], horizon)
-    eligible = labels[labels["eligible"]].rename(columns={"cutoff": TIMESTAMP})
-    frame = stores.features.training_frame(eligible[[JOIN_KEY, TIMESTAMP, "churned"]].reset_index(drop=True))
+    frame = stores.features.training_frame(entities_of(labels))
     unmatched = int(frame["days_since_signup"].isna().sum())
     if unmatched:
         raise Mismatch(
