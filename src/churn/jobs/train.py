@@ -27,7 +27,7 @@ from churn.core.training import (
 from churn.core.training import train as fit_and_judge
 from churn.core.training_set import SplitRows, entities_of, rows_of, split_rows
 from churn.domain.artifacts import TRUSTED_TYPES
-from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables
+from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables, Snapshot
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
@@ -68,21 +68,40 @@ class Trained:
 
 def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], None]) -> Trained:
     """Train on the oldest matured cutoffs, test on the newest, record everything, register a version."""
-    split = split_cutoffs(_labelled(stores, plan.horizon), plan.horizon, plan.test_cutoffs)
+    snapshot = stores.raw.current()
+    split = split_cutoffs(_labelled(stores, plan.horizon, snapshot), plan.horizon, plan.test_cutoffs)
+    origin = _origin(stores, split, snapshot)
     progress("joining features and labels")
     rows = load_rows(stores, split, plan.horizon)
-    before_fit(rows, FEATURE_NAMES, plan.horizon, _log(stores, split, plan.horizon))
+    before_fit(rows, FEATURE_NAMES, plan.horizon, _log(origin, plan.horizon))
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
     after_test(rows.test, result.probability)
     progress("recording the run")
-    version = stores.registry.record(_record(stores, plan, rows, result))
+    version = stores.registry.record(_record(origin, plan, rows, result))
     return Trained(version, rows, result)
 
 
-def _labelled(stores: TrainingStores, horizon: timedelta) -> list[datetime]:
-    """Labelled cutoffs of the current snapshot; raises NotReady when only older snapshots have any."""
-    snapshot = stores.raw.current()
+@dataclass(frozen=True)
+class _Origin:
+    """What the rows come from: the snapshot, and the manifest's entries of the cutoffs used, by name.
+
+    Read once, before anything is joined: an ingest or a build during the fit must not end up in the lineage.
+    """
+
+    snapshot: Snapshot
+    used: dict[str, dict[str, Any]]
+
+
+def _origin(stores: TrainingStores, split: Split, snapshot: Snapshot) -> _Origin:
+    built = stores.labels.manifest()["cutoffs"]
+    used = {name: built[name] for name in map(cutoff_name, (*split.train, *split.test))}
+    _one_definition(used.values())
+    return _Origin(snapshot, used)
+
+
+def _labelled(stores: TrainingStores, horizon: timedelta, snapshot: Snapshot) -> list[datetime]:
+    """Labelled cutoffs of the snapshot; raises NotReady when only older snapshots have any."""
     cutoffs = stores.labels.labelled_cutoffs(horizon, snapshot.snapshot_id)
     if not cutoffs:
         raise NotReady(
@@ -92,12 +111,11 @@ def _labelled(stores: TrainingStores, horizon: timedelta) -> list[datetime]:
     return cutoffs
 
 
-def _log(stores: TrainingStores, split: Split, horizon: timedelta) -> Log:
+def _log(origin: _Origin, horizon: timedelta) -> Log:
     """The end of the log, and the longest horizon that any used label was made for."""
-    built = stores.labels.manifest()["cutoffs"]
-    labelled = [built[cutoff_name(moment)]["labels"] for moment in (*split.train, *split.test)]
+    labelled = [entry["labels"] for entry in origin.used.values()]
     days = max((entry["horizon_days"] for entry in labelled if entry), default=horizon.days)
-    return Log(stores.raw.current().log_end, timedelta(days=days))
+    return Log(origin.snapshot.log_end, timedelta(days=days))
 
 
 def load_rows(stores: TrainingStores, split: Split, horizon: timedelta) -> SplitRows:
@@ -119,14 +137,14 @@ def training_frame(stores: TrainingStores, split: Split, horizon: timedelta) -> 
     return frame
 
 
-def _record(stores: TrainingStores, plan: TrainingPlan, rows: SplitRows, result: Evaluated) -> TrainingRecord:
+def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evaluated) -> TrainingRecord:
     reference = _parquet(reference_frame(rows, result.fitted))
     frames = {"train": dataset_frame(rows.train), "test": dataset_frame(rows.test)}
     return TrainingRecord(
         estimator=result.fitted.estimator,
         parameters={**plan.parameters.as_dict(), "horizon_days": plan.horizon.days, "test_cutoffs": plan.test_cutoffs},
         metrics=metric_values(result, rows),
-        lineage=_lineage(stores, plan, rows.split, frames["train"]),
+        lineage=_lineage(origin, plan, rows.split, frames["train"]),
         features=FEATURE_NAMES,
         trusted_types=TRUSTED_TYPES,
         files={CARD_FILE: _card(plan, rows, result, reference), REFERENCE_FILE: reference},
@@ -151,16 +169,13 @@ def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, reference: byt
     )
 
 
-def _lineage(stores: TrainingStores, plan: TrainingPlan, split: Split, train_frame: pd.DataFrame) -> Lineage:
-    snapshot, built = stores.raw.current(), stores.labels.manifest()["cutoffs"]
-    used = {moment: built[cutoff_name(moment)] for moment in (*split.train, *split.test)}
-    _one_definition(used.values())
+def _lineage(origin: _Origin, plan: TrainingPlan, split: Split, train_frame: pd.DataFrame) -> Lineage:
     return Lineage(
-        snapshot_id=snapshot.snapshot_id,
-        snapshot_sha256=_table_digests(snapshot.manifest),
+        snapshot_id=origin.snapshot.snapshot_id,
+        snapshot_sha256=_table_digests(origin.snapshot.manifest),
         feature_service=FEATURE_SERVICE,
-        feature_sha256={cutoff_name(moment): entry["sha256"] for moment, entry in used.items()},
-        dbt_sha256=used[max(used)]["dbt_hash"],
+        feature_sha256={name: entry["sha256"] for name, entry in origin.used.items()},
+        dbt_sha256=origin.used[max(origin.used)]["dbt_hash"],
         train_cutoffs=tuple(moment.isoformat() for moment in split.train),
         test_cutoffs=tuple(moment.isoformat() for moment in split.test),
         horizon_days=plan.horizon.days,
