@@ -28,6 +28,7 @@ POLICY = Policy(
     maximum_auc_loss=0.005,
     maximum_log_loss_increase=0.005,
     maximum_ece=0.15,
+    allow_override=False,
 )
 
 # -- the judge -------------------------------------------------------------------------------------------------------

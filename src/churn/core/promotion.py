@@ -27,6 +27,7 @@ class Policy(BaseModel):
     maximum_auc_loss: float = Field(ge=0)
     maximum_log_loss_increase: float = Field(ge=0)
     maximum_ece: float = Field(gt=0, le=1)
+    allow_override: bool
 
 
 @dataclass(frozen=True)
