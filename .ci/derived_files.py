@@ -90,7 +90,7 @@ def _default(value: object) -> str:
     if isinstance(value, Path) and value.is_absolute():
         inside = value.relative_to(REPOSITORY)
         return "the repository" if inside == Path() else f"`{inside}` in the repository"
-    return f"`{value}`" if str(value) else "none"
+    return "none" if value in ("", None) else f"`{value}`"
 
 
 def derived_files() -> dict[str, str]:

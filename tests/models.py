@@ -17,6 +17,7 @@ from sklearn.frozen import FrozenEstimator
 
 from churn.core.artifact import Card, Expected, card_bytes, digest_of, golden_rows, open_artifact
 from churn.core.scoring import ServedModel
+from churn.core.value import ContactPlan, Economics
 from churn.domain.artifacts import Artifact
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
 from churn.domain.versions import CARD_FILE, MODEL_FILE, MODEL_NAME, TAG_DIGEST, ModelVersion
@@ -25,6 +26,7 @@ from churn.stores.model_cache import SKLEARN_VERSION, ModelCache, load_skops
 
 HORIZON_DAYS = 60
 RECENCY = FEATURE_NAMES.index("days_since_last_activity")
+CONTACT_PLAN = ContactPlan(Economics(cost=1.0, margin=10.0), 0.2, 2.5, 2.25)
 Vectors = NDArray[np.float64]
 
 
@@ -59,6 +61,7 @@ def card_of(estimator: Any) -> Card:
         horizon_days=HORIZON_DAYS,
         sklearn_version=SKLEARN_VERSION,
         golden=golden_rows(vectors, estimator.predict_proba(vectors)[:, 1]),
+        contact=CONTACT_PLAN,
     )
 
 

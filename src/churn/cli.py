@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Column, Table
 from churn.domain.verdicts import DriftStatus, PromotionVerdict
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
 from churn.settings import PREFIX, Settings, load_settings
+
+if TYPE_CHECKING:
+    from churn.jobs.score import Scored
 
 EXIT_CODES: dict[type[ChurnError], int] = {
     BadInput: 2,
@@ -237,6 +240,7 @@ def score(
         scored, path = river.score_to_file(settings, cutoff, out_file, on_progress)
     skipped = ", ".join(f"{count:,} {name}" for name, count in scored.not_scored.items()) or "none"
     out.print(f"{len(scored.table):,} users scored, left out: {skipped}\n{path}", soft_wrap=True)
+    _show_contacts(scored)
 
 
 @app.command()
@@ -302,6 +306,18 @@ def show_verdict(verdict: PromotionVerdict) -> None:
     marks = {True: "[green]passed[/]", False: "[red]failed[/]", None: "[dim]told[/]"}
     for reason in verdict.reasons:
         out.print(f"{marks[reason.passed]}  {escape(reason.rule)}: {escape(reason.found)}", soft_wrap=True)
+
+
+def _show_contacts(scored: Scored) -> None:
+    """Whom the model version says to contact, and what that is expected to bring."""
+    money = scored.plan.economics
+    budget = "" if money.budget is None else f", at most {money.budget:,g} is spent"
+    out.print(
+        f"to contact: {scored.contacts:,}, expected value {scored.expected_value:,.2f}"
+        f" (probability from {scored.plan.threshold:.4f} on; a contact costs {money.cost:g} and brings {money.margin:g}"
+        f" from those who would go silent{budget})",
+        soft_wrap=True,
+    )
 
 
 def _show_comparison(comparison: dict[str, dict[str, float]]) -> None:

@@ -113,7 +113,8 @@ def train_model(settings: Settings, parameters: ForestParameters, test_cutoffs: 
         features=wiring.features(settings),
         registry=wiring.registry(settings),
     )
-    plan = TrainingPlan(parameters, settings.horizon, test_cutoffs, **wiring.code_facts(settings))
+    facts = wiring.code_facts(settings)
+    plan = TrainingPlan(parameters, settings.horizon, test_cutoffs, wiring.economics(settings), **facts)
     return train(stores, plan, tell)
 
 

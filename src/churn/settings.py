@@ -46,6 +46,16 @@ class Settings(BaseModel):
     experiment: str = Field("churn_prediction", description="MLflow experiment of the training runs")
     model_name: str = Field("churn_prediction", description="Registered model")
     policy: Path = Field(PROJECT / "policy.yaml", description="Promotion policy")
+    contact_cost: float = Field(1.0, ge=0, allow_inf_nan=False, description="What contacting one user costs")
+    contact_margin: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="What a contact brings, on average, when the user would have gone silent; in the cost's currency",
+    )
+    contact_budget: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Most that contacts may cost at one cutoff; not set: no bound"
+    )
     host: str = Field("127.0.0.1", description="Address the service binds to")
     port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")

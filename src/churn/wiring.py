@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from churn.core.artifact import Expected, digest_of, open_artifact
 from churn.core.scoring import ServedModel
+from churn.core.value import Economics
 from churn.domain.artifacts import Artifact
 from churn.domain.ports import RawTables, Snapshot, UserIdType
 from churn.domain.versions import CHAMPION, REFERENCE_FILE, ModelVersion
@@ -235,6 +236,11 @@ def drift_reports(settings: Settings) -> EvidentlyReports:
     from churn.stores.drift_reports import EvidentlyReports
 
     return EvidentlyReports(settings.home / "reports", settings.drift_psi)
+
+
+def economics(settings: Settings) -> Economics:
+    """The money that contacts are weighed with."""
+    return Economics(settings.contact_cost, settings.contact_margin, settings.contact_budget)
 
 
 def code_facts(settings: Settings) -> dict[str, Any]:

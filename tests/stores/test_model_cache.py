@@ -18,17 +18,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from churn.core.artifact import Golden, card_bytes
+from churn.core.artifact import CARD_FORMAT, Golden, card_bytes, parse_card
 from churn.domain.artifacts import TRUSTED_TYPES, Pointer
 from churn.domain.versions import CARD_FILE, MODEL_FILE, ModelVersion
 from churn.errors import Refused, Unavailable
 from tests.models import (
+    CONTACT_PLAN,
     FakeRegistry,
     artifact_files,
     calibrated_forest,
     card_of,
     model_cache,
     random_vectors,
+    served_model,
     version_of,
     with_card,
 )
@@ -262,7 +264,7 @@ FEATURES = card_of(calibrated_forest()).features
         ({"features": FEATURES[1:]}, "features"),
         ({"features": (FEATURES[1], FEATURES[0], *FEATURES[2:])}, "features"),
         ({"sklearn_version": "1.4.0"}, "sklearn_version"),
-        ({"format": 2}, "card"),
+        ({"format": CARD_FORMAT + 1}, "card"),
     ],
 )
 def test_a_model_made_for_something_else_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -270,10 +272,17 @@ def test_a_model_made_for_something_else_is_refused(changes: dict[str, Any], rea
     assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == reason
 
 
-@pytest.mark.parametrize("card", [b"", b"null", b"[]", b'{"format": 1}', b"\xff", b'{"features": ["a"'])
+@pytest.mark.parametrize("card", [b"", b"null", b"[]", b'{"format": 2}', b"\xff", b'{"features": ["a"'])
 def test_a_card_that_is_none_is_refused(card: bytes, tmp_path: Path) -> None:
     files = {**artifact_files(), CARD_FILE: card}
     assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == "card"
+
+
+def test_a_card_of_an_earlier_release_is_refused_by_its_format() -> None:
+    earlier = json.loads(artifact_files()[CARD_FILE]) | {"format": 1}
+    del earlier["contact"]
+    with pytest.raises(Refused, match="has format 1, this release reads 2"):
+        parse_card(json.dumps(earlier).encode())
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -383,7 +392,9 @@ def test_the_trusted_list_is_what_our_models_need_and_no_more() -> None:
 
 
 def test_the_card_is_read_as_it_was_written() -> None:
-    from churn.core.artifact import parse_card
-
     card = card_of(calibrated_forest())
     assert parse_card(card_bytes(card)) == card
+
+
+def test_a_served_model_carries_the_plan_of_contacts_that_its_card_promises() -> None:
+    assert served_model().contact == CONTACT_PLAN

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from churn.core.scoring import ServedModel, score
+from churn.core.value import ContactPlan, Economics
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY
 from churn.errors import NotReady
@@ -47,6 +48,8 @@ def test_the_table_has_these_columns_and_types() -> None:
         "expected_value_at_risk": "float64",
         "model_version": "object",
         "cutoff": "datetime64[us, UTC]",
+        "contact": "bool",
+        "expected_contact_value": "float64",
     }
     assert len(table) == USERS
     assert set(table["model_version"]) == {"1"}
@@ -80,10 +83,44 @@ def test_the_highest_value_at_risk_stands_first_and_ties_stand_by_user() -> None
     assert worthless == [*range(1, 21), 21]
 
 
-def test_risk_segments_follow_the_probabilities() -> None:
-    def share_of_signup(vectors: np.ndarray) -> np.ndarray:
-        return vectors[:, 0]
+def share_of_signup(vectors: np.ndarray) -> np.ndarray:
+    return vectors[:, 0]
 
+
+def planned(threshold: float, economics: Economics, *probabilities: float, **changes: object) -> Scored:
+    """Scores of users with these probabilities, under a version's plan of contacts."""
+    plan = ContactPlan(economics, threshold, 0.0, 0.0)
+    model = ServedModel("1", "", "churn_v1", FEATURE_NAMES, 60, share_of_signup, plan)
+    return scored(shop(len(probabilities), days_since_signup=list(probabilities), **changes), model)
+
+
+def contacted_users(done: Scored) -> list[int]:
+    return sorted(done.table.loc[done.table["contact"], "user_id"])
+
+
+def test_users_from_the_versions_own_threshold_on_are_to_be_contacted() -> None:
+    done = planned(0.4, Economics(cost=2.0, margin=10.0), 0.1, 0.4, 0.9, 0.39)
+    assert contacted_users(done) == [2, 3]
+    value = done.table.set_index("user_id")["expected_contact_value"].sort_index()
+    assert value.tolist() == pytest.approx([-1.0, 2.0, 7.0, 1.9])
+    assert done.contacts == 2
+    assert done.expected_value == pytest.approx(9.0)
+
+
+def test_the_budget_goes_to_the_highest_probabilities_and_among_equals_to_the_highest_value_at_risk() -> None:
+    money = Economics(cost=2.0, margin=10.0, budget=4.0)
+    done = planned(0.4, money, 0.5, 0.5, 0.9, 0.5, customer_lifetime_value=[10.0, 30.0, 1.0, 20.0])
+    assert contacted_users(done) == [2, 3]
+    assert done.contacts == 2
+
+
+def test_a_model_without_a_plan_contacts_nobody() -> None:
+    model = ServedModel("1", "", "churn_v1", FEATURE_NAMES, 60, lambda vectors: np.ones(len(vectors)))
+    done = scored(shop(3), model)
+    assert (done.contacts, done.expected_value) == (0, 0.0)
+
+
+def test_risk_segments_follow_the_probabilities() -> None:
     model = ServedModel("1", "", "churn_v1", FEATURE_NAMES, 60, share_of_signup)
     table = scored(shop(4, days_since_signup=[0.1, 0.3, 0.7, 0.69]), model).table.set_index("user_id")
     assert table["risk_segment"].sort_index().tolist() == ["Low", "Medium", "High", "Medium"]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from churn.core.value import Economics
 from churn.domain.versions import EXPERIMENT, MODEL_NAME
 from churn.errors import BadInput
 from churn.settings import Settings, load_settings
+from churn.wiring import economics
 
 
 def write_config(home: Path, text: str) -> Path:
@@ -52,6 +54,14 @@ def test_without_any_file_or_variable_the_defaults_hold(tmp_path: Path) -> None:
     assert (found.horizon, found.max_feature_age) == (timedelta(days=60), timedelta(days=31))
     assert (found.clock, found.online_store, found.host) == ("system", "sqlite", "127.0.0.1")
     assert (found.experiment, found.model_name) == (EXPERIMENT, MODEL_NAME)
+
+
+def test_the_money_of_contacts_is_a_setting_and_an_empty_budget_is_no_bound(tmp_path: Path) -> None:
+    assert economics(load_settings({"CHURN_CONTACT_BUDGET": ""}, home=tmp_path)) == Economics(1.0, 10.0, None)
+    given = {"CHURN_CONTACT_COST": "0.5", "CHURN_CONTACT_MARGIN": "40", "CHURN_CONTACT_BUDGET": "1000"}
+    assert economics(load_settings(given, home=tmp_path)) == Economics(0.5, 40.0, 1000.0)
+    assert "contact_budget" in refused({"CHURN_CONTACT_BUDGET": "-1"}, tmp_path)
+    assert "contact_cost" in refused({"CHURN_CONTACT_COST": "nan"}, tmp_path)
 
 
 def test_paths_are_absolute_once_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

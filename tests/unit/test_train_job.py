@@ -15,6 +15,7 @@ import pytest
 
 from churn.core.artifact import digest_of, parse_card
 from churn.core.model import ForestParameters, probabilities
+from churn.core.value import Economics
 from churn.domain.artifacts import TRUSTED_TYPES
 from churn.domain.ports import Snapshot
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
@@ -25,7 +26,14 @@ from tests.exports import HORIZON, at, labelled_frame
 from tests.memory import BuiltShop
 
 CUTOFFS = [at("2011-01-01"), at("2011-03-15"), at("2011-05-01"), at("2011-06-01")]
-PLAN = TrainingPlan(ForestParameters(n_estimators=8), HORIZON, test_cutoffs=1, commit="c" * 40, lock_sha256="e" * 64)
+PLAN = TrainingPlan(
+    ForestParameters(n_estimators=8),
+    HORIZON,
+    test_cutoffs=1,
+    economics=Economics(cost=1.0, margin=10.0, budget=50.0),
+    commit="c" * 40,
+    lock_sha256="e" * 64,
+)
 
 
 @dataclass
@@ -158,12 +166,37 @@ def test_the_reference_goes_beside_the_model_and_counts_in_no_digest(trained: tu
 
 def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tuple[Trained, TrainingRecord]) -> None:
     record = trained[1]
-    assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1}
-    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance"}
-    assert set(record.tables) == {"comparison", "by_cutoff"}
+    money = {"contact_cost": 1.0, "contact_margin": 10.0, "contact_budget": 50.0}
+    assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1, **money}
+    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance", "profit"}
+    assert set(record.tables) == {"comparison", "by_cutoff", "contact", "staleness"}
+    json.dumps(record.tables, allow_nan=False)
     assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}
     assert record.trusted_types == TRUSTED_TYPES
     assert sorted(line.split("==")[0] for line in record.requirements) == ["numpy", "scikit-learn", "skops"]
+
+
+def test_the_plan_of_contacts_stands_in_card_table_and_metrics_alike(trained: tuple[Trained, TrainingRecord]) -> None:
+    record = trained[1]
+    plan = parse_card(record.files[CARD_FILE]).contact
+    assert plan.economics == PLAN.economics
+    assert record.tables["contact"] == asdict(plan)
+    assert record.metrics["value.threshold"] == plan.threshold
+    assert record.metrics["value.per_user_validation"] == plan.value_per_user_validation
+    assert record.metrics["value.per_user_test"] == plan.value_per_user_test
+
+
+def test_a_log_too_short_to_age_the_model_says_so_in_its_table(trained: tuple[Trained, TrainingRecord]) -> None:
+    record = trained[1]
+    assert record.tables["staleness"]["ages"] == []
+    assert record.tables["staleness"]["reason"].startswith("not measured: of 2 training cutoffs only the newest")
+    assert "staleness.advised_weeks" not in record.metrics
+
+
+def test_without_a_budget_the_parameter_says_none(shop: BuiltShop) -> None:
+    stores = stores_of(shop)
+    train(stores, replace(PLAN, economics=Economics(1.0, 10.0)), lambda text: None)
+    assert stores.registry.records[0].parameters["contact_budget"] == "none"  # type: ignore[attr-defined]  # recording
 
 
 def test_labels_without_features_are_a_mismatch_and_nothing_is_recorded(shop: BuiltShop) -> None:
@@ -198,4 +231,9 @@ def test_a_log_that_cannot_be_split_is_refused_before_anything_is_joined(
 def test_progress_names_each_step(shop: BuiltShop) -> None:
     told: list[str] = []
     train(stores_of(shop), PLAN, told.append)
-    assert told == ["joining features and labels", "fitting the forest and its baselines", "recording the run"]
+    assert told == [
+        "joining features and labels",
+        "fitting the forest and its baselines",
+        "choosing whom to contact, and ageing the model",
+        "recording the run",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_no_threshold_brings_more_than_the_best_and_none_as_good_lies_nearer_to_
 ) -> None:
     best = best_threshold(rows, economics)
     distinct = sorted({*rows.probability.tolist()})
-    between = [(low + high) / 2 for low, high in zip(distinct, distinct[1:], strict=False)]
+    between = [(low + high) / 2 for low, high in pairwise(distinct)]
     candidates = [NOBODY, 0.0, economics.break_even, *distinct, *between]
     values = {threshold: plain_value(rows, threshold, economics) for threshold in candidates}
     reached = plain_value(rows, best, economics)

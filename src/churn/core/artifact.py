@@ -18,12 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from churn.core.forest import Predict, forest_predictor, reference_predictor
 from churn.core.scoring import ServedModel
+from churn.core.value import ContactPlan
 from churn.domain.artifacts import SERVED_FILES, Artifact
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, MODEL_FILE
 from churn.errors import Refused
 
-CARD_FORMAT = 1
+CARD_FORMAT = 2  # 2: carries the plan of contacts
 TOLERANCE = 1e-9
 
 
@@ -44,6 +45,7 @@ class Card:
     horizon_days: int
     sklearn_version: str
     golden: Golden
+    contact: ContactPlan
     reference_sha256: str = ""
     format: int = CARD_FORMAT
 
@@ -57,7 +59,14 @@ class Expected:
     feature_service: str = FEATURE_SERVICE
 
 
-_CARD = TypeAdapter(Card)
+@dataclass(frozen=True)
+class _Header:
+    """What every card has had since the first format."""
+
+    format: int
+
+
+_CARD, _HEADER = TypeAdapter(Card), TypeAdapter(_Header)
 
 
 def refused(reason: str, found: str) -> Refused:
@@ -95,12 +104,15 @@ def golden_rows(vectors: NDArray[np.float64], probabilities: NDArray[np.float64]
 def parse_card(data: bytes) -> Card:
     """The card in `data`; raises Refused when it is none."""
     try:
-        card = _CARD.validate_json(data)
+        _check_format(_HEADER.validate_json(data).format)
+        return _CARD.validate_json(data)
     except ValidationError as error:
         raise refused("card", f"{CARD_FILE} is not a card ({error.error_count()} problems)") from error
-    if card.format != CARD_FORMAT:
-        raise refused("card", f"{CARD_FILE} has format {card.format}, this release reads {CARD_FORMAT}")
-    return card
+
+
+def _check_format(found: int) -> None:
+    if found != CARD_FORMAT:
+        raise refused("card", f"{CARD_FILE} has format {found}, this release reads {CARD_FORMAT}")
 
 
 def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], expected: Expected) -> ServedModel:
@@ -121,6 +133,7 @@ def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], ex
         features=card.features,
         horizon_days=card.horizon_days,
         predict=predict,
+        contact=card.contact,
     )
 
 

@@ -11,10 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from churn.core.staleness import LIMIT, Staleness
+from churn.core.value import NOBODY, ContactPlan, ValueCurve
+
 Array = NDArray[np.float64]
 Outcomes = NDArray[np.int64]
 SHIPPED = "shipped"
 INK, MUTED, ACCENT = "#1f2933", "#9aa5b1", "#c2410c"
+CURVE_STYLES: tuple[dict[str, Any], ...] = ({"color": ACCENT, "linewidth": 2.2}, {"color": INK, "linewidth": 1.1})
 
 
 def roc_and_pr(y: Outcomes, probabilities: Mapping[str, Array]) -> Figure:
@@ -62,6 +66,54 @@ def lift(y: Outcomes, probabilities: Mapping[str, Array]) -> Figure:
     left.legend(frameon=False, fontsize=8)
     _label(left, "Share of users contacted", "Share of churners found", "Gain")
     _label(right, "Share of users contacted", "Lift", "Lift")
+    return figure
+
+
+def profit(curves: Mapping[str, ValueCurve], plan: ContactPlan, chosen: Mapping[str, tuple[float, float]]) -> Figure:
+    """Value per user by share contacted and by threshold, for each set of rows; two sets, the first in colour.
+
+    The curves know no budget; `chosen` holds, by set, the share contacted and the value at the plan's threshold and
+    within its budget.
+    """
+    figure, (left, right) = _two_panels()
+    for (name, curve), style in zip(curves.items(), CURVE_STYLES, strict=True):
+        left.plot(curve.share, curve.value, label=name, **style)
+        left.plot(*chosen[name], marker="o", markersize=8, linestyle="", color=style["color"])
+        inside = curve.threshold < NOBODY
+        right.plot(curve.threshold[inside], curve.value[inside], label=name, **style)
+    _draw_rivals(left, next(iter(curves.values())))
+    right.axvline(plan.economics.break_even, color=MUTED, linestyle=":", label="break-even, cost / margin")
+    right.axvline(plan.threshold, color=INK, linewidth=1.2, label="chosen threshold")
+    right.set_xlim(0, 1)
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+    _label(left, "Share of users contacted", "Value per user", "Profit (dots: as chosen, within the budget)")
+    _label(right, "Threshold", "Value per user", "Profit by threshold, without a budget")
+    return figure
+
+
+def _draw_rivals(axes: Axes, curve: ValueCurve) -> None:
+    """What contacting everybody, nobody, or users at random would bring on the same rows."""
+    everybody = float(curve.value[-1])
+    axes.axhline(everybody, color=MUTED, linestyle="--", linewidth=1, label="everybody")
+    axes.plot([0, 1], [0, everybody], color=MUTED, linestyle=":", label="at random")
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+
+
+def staleness(found: Staleness) -> Figure:
+    """Loss by the model's age against a fresh one, with 95 % intervals by user, and ROC-AUC by age."""
+    figure, (left, right) = _two_panels()
+    weeks = [aged.weeks for aged in found.ages]
+    increase = [aged.log_loss_increase for aged in found.ages]
+    error = [1.96 * aged.standard_error for aged in found.ages]
+    left.errorbar(weeks, increase, yerr=error, color=ACCENT, ecolor=MUTED, marker="o", capsize=3)
+    left.axhline(0, color=MUTED, linewidth=0.8)
+    left.axhline(LIMIT, color=INK, linestyle="--", linewidth=1, label=f"limit, {LIMIT:g}")
+    left.axvline(found.advised_weeks or 0, color=MUTED, linestyle=":", label="advised retraining interval")
+    left.legend(frameon=False, fontsize=8)
+    right.plot(weeks, [aged.auc_score for aged in found.ages], color=ACCENT, marker="o")
+    _label(left, "Age of the model in weeks", "Log loss above a fresh model's", "Cost of staleness (95 % by user)")
+    _label(right, "Age of the model in weeks", "ROC-AUC", "Ranking by age (newest test rows)")
     return figure
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
+from churn.core.value import NO_PLAN, ContactPlan
 from churn.domain.predictions import FeatureRow, Prediction, Status, UserId
 from churn.domain.schema import FEATURES
 from churn.domain.windows import eligible
@@ -29,6 +30,7 @@ class ServedModel:
     features: tuple[str, ...]
     horizon_days: int
     predict: Callable[[Vectors], Vectors]
+    contact: ContactPlan = NO_PLAN
 
 
 def invalid_features(features: Sequence[str], vectors: Vectors) -> NDArray[np.bool_]:

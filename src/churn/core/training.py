@@ -14,7 +14,7 @@ from sklearn.inspection import permutation_importance
 from churn.core import plots
 from churn.core.baselines import baselines
 from churn.core.evaluation import comparison, metrics_by_cutoff
-from churn.core.model import Fitted, ForestParameters, fit, probabilities
+from churn.core.model import Fitted, ForestParameters, divide, fit, probabilities
 from churn.core.training_set import Rows, SplitRows
 from churn.domain.schema import FEATURE_NAMES
 
@@ -49,6 +49,12 @@ def train(rows: SplitRows, parameters: ForestParameters, horizon: timedelta) -> 
         by_cutoff=metrics_by_cutoff(rows.test.y, answer, rows.test.cutoff),
         importance=_importance(fitted, rows.test),
     )
+
+
+def validation_rows(train: Rows, horizon: timedelta) -> tuple[Rows, float]:
+    """Training rows that the forest did not grow on, and their share of the users at their cutoffs."""
+    kept = train.where(divide(train, horizon).calibration)
+    return kept, len(kept) / int(np.isin(train.cutoff, kept.cutoff).sum())
 
 
 def metric_values(result: Evaluated, rows: SplitRows) -> dict[str, float]:

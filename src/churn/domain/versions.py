@@ -67,7 +67,7 @@ class TrainingRecord:
     """What one training leaves behind. `files` go beside the model file; `figures` are matplotlib Figures by name."""
 
     estimator: Any
-    parameters: Mapping[str, str | int]
+    parameters: Mapping[str, str | int | float]
     metrics: Mapping[str, float]
     lineage: Lineage
     features: tuple[str, ...]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from churn.core.scoring import ServedModel, score
+from churn.core.value import NO_PLAN, ContactPlan, contacted
 from churn.domain.ports import OfflineFeatures
 from churn.domain.predictions import FeatureRow, Prediction, Status, risk_segment
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY
@@ -22,11 +23,24 @@ LIFETIME_VALUE = FEATURE_NAMES.index("customer_lifetime_value")
 
 @dataclass(frozen=True)
 class Scored:
-    """The table (one row per eligible user, highest value at risk first) and how many users were left out."""
+    """The table (one row per eligible user, highest value at risk first) and how many users were left out.
+
+    `plan`: the model version's, by which the table says whom to contact.
+    """
 
     table: pd.DataFrame
     cutoff: datetime
     not_scored: dict[str, int]
+    plan: ContactPlan = NO_PLAN
+
+    @property
+    def contacts(self) -> int:
+        return int(self.table["contact"].sum())
+
+    @property
+    def expected_value(self) -> float:
+        """What the contacts are expected to bring together, their cost taken off."""
+        return float(self.table.loc[self.table["contact"], "expected_contact_value"].sum())
 
 
 def score_users(
@@ -46,7 +60,7 @@ def score_users(
         raise NotReady(f"nobody is eligible at {cutoff:%Y-%m-%d}", hint="Choose another --cutoff.")
     table = pd.concat(filled, ignore_index=True)
     ordered = table.sort_values(["expected_value_at_risk", JOIN_KEY], ascending=[False, True], ignore_index=True)
-    return Scored(ordered, cutoff, dict(not_scored))
+    return Scored(_with_contacts(ordered, model.contact), cutoff, dict(not_scored), model.contact)
 
 
 def _answers(rows: pd.DataFrame, model: ServedModel, cutoff: datetime) -> Iterator[list[Prediction]]:
@@ -72,3 +86,10 @@ def _table(answers: list[Prediction], version: str, cutoff: datetime) -> pd.Data
         "cutoff": pd.Timestamp(cutoff),
     }
     return pd.DataFrame(columns)
+
+
+def _with_contacts(table: pd.DataFrame, plan: ContactPlan) -> pd.DataFrame:
+    """The table with whom to contact. At the edge of the budget the order of the table decides between equals."""
+    probability, money = table["churn_probability"].to_numpy(), plan.economics
+    expected, chosen = probability * money.margin - money.cost, contacted(probability, plan.threshold, money)
+    return table.assign(contact=chosen, expected_contact_value=expected)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from churn.core.advice import Advice, advise
 from churn.core.alarms import Log, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
 from churn.core.model import ForestParameters, probabilities
@@ -26,6 +27,7 @@ from churn.core.training import (
 )
 from churn.core.training import train as fit_and_judge
 from churn.core.training_set import SplitRows, entities_of, rows_of, split_rows
+from churn.core.value import Economics
 from churn.domain.artifacts import TRUSTED_TYPES
 from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables, Snapshot
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
@@ -48,11 +50,12 @@ class TrainingStores:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What to train. `commit` and `lock_sha256` say which code does it."""
+    """What to train, and for what money. `commit` and `lock_sha256` say which code does it."""
 
     parameters: ForestParameters
     horizon: timedelta
     test_cutoffs: int
+    economics: Economics
     commit: str
     lock_sha256: str
 
@@ -64,6 +67,7 @@ class Trained:
     version: ModelVersion
     rows: SplitRows
     result: Evaluated
+    advice: Advice
 
 
 def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], None]) -> Trained:
@@ -77,9 +81,11 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
     after_test(rows.test, result.probability)
+    progress("choosing whom to contact, and ageing the model")
+    advice = advise(rows, result, plan.parameters, horizon=plan.horizon, economics=plan.economics)
     progress("recording the run")
-    version = stores.registry.record(_record(origin, plan, rows, result))
-    return Trained(version, rows, result)
+    version = stores.registry.record(_record(origin, plan, rows, result, advice))
+    return Trained(version, rows, result, advice)
 
 
 @dataclass(frozen=True)
@@ -137,25 +143,37 @@ def training_frame(stores: TrainingStores, split: Split, horizon: timedelta) -> 
     return frame
 
 
-def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evaluated) -> TrainingRecord:
+def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice) -> TrainingRecord:
     reference = _parquet(reference_frame(rows, result.fitted))
     frames = {"train": dataset_frame(rows.train), "test": dataset_frame(rows.test)}
     return TrainingRecord(
         estimator=result.fitted.estimator,
-        parameters={**plan.parameters.as_dict(), "horizon_days": plan.horizon.days, "test_cutoffs": plan.test_cutoffs},
-        metrics=metric_values(result, rows),
+        parameters=_parameters(plan),
+        metrics=metric_values(result, rows) | advice.metrics(),
         lineage=_lineage(origin, plan, rows.split, frames["train"]),
         features=FEATURE_NAMES,
         trusted_types=TRUSTED_TYPES,
-        files={CARD_FILE: _card(plan, rows, result, reference), REFERENCE_FILE: reference},
-        figures=figures(result, rows.test),
-        tables={"comparison": result.comparison, "by_cutoff": result.by_cutoff},
+        files={CARD_FILE: _card(plan, rows, result, advice, reference), REFERENCE_FILE: reference},
+        figures=figures(result, rows.test) | advice.figures(),
+        tables={"comparison": result.comparison, "by_cutoff": result.by_cutoff, **advice.tables()},
         datasets=frames,
         requirements=tuple(f"{name}=={installed_version(name)}" for name in SERVING_PACKAGES),
     )
 
 
-def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, reference: bytes) -> bytes:
+def _parameters(plan: TrainingPlan) -> dict[str, str | int | float]:
+    money = plan.economics
+    return {
+        **plan.parameters.as_dict(),
+        "horizon_days": plan.horizon.days,
+        "test_cutoffs": plan.test_cutoffs,
+        "contact_cost": money.cost,
+        "contact_margin": money.margin,
+        "contact_budget": "none" if money.budget is None else money.budget,
+    }
+
+
+def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice, reference: bytes) -> bytes:
     golden = golden_vectors(rows.test)
     return card_bytes(
         Card(
@@ -164,6 +182,7 @@ def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, reference: byt
             horizon_days=plan.horizon.days,
             sklearn_version=installed_version("scikit-learn"),
             golden=golden_rows(golden, probabilities(result.fitted.estimator, golden)),
+            contact=advice.contact.plan,
             reference_sha256=sha256(reference).hexdigest(),
         )
     )
