@@ -240,7 +240,7 @@ def score(
         scored, path = river.score_to_file(settings, cutoff, out_file, on_progress)
     skipped = ", ".join(f"{count:,} {name}" for name, count in scored.not_scored.items()) or "none"
     out.print(f"{len(scored.table):,} users scored, left out: {skipped}\n{path}", soft_wrap=True)
-    _show_contacts(scored)
+    show_contacts(scored)
 
 
 @app.command()
@@ -308,7 +308,7 @@ def show_verdict(verdict: PromotionVerdict) -> None:
         out.print(f"{marks[reason.passed]}  {escape(reason.rule)}: {escape(reason.found)}", soft_wrap=True)
 
 
-def _show_contacts(scored: Scored) -> None:
+def show_contacts(scored: Scored) -> None:
     """Whom the model version says to contact, and what that is expected to bring."""
     money = scored.plan.economics
     budget = "" if money.budget is None else f", at most {money.budget:,g} is spent"

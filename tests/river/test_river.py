@@ -90,6 +90,13 @@ def test_batch_scores_are_probabilities_ordered_by_the_value_at_risk(scores: pd.
     assert set(scores["cutoff"]) == {pd.Timestamp(LOG_END, tz="UTC")}
 
 
+def test_batch_scores_say_whom_the_version_would_contact(scores: pd.DataFrame) -> None:
+    chosen = scores["contact"]
+    assert scores["expected_contact_value"].tolist() == (scores["churn_probability"] * 10.0 - 1.0).tolist()
+    assert 0 < chosen.sum() < len(scores)
+    assert scores.loc[chosen, "churn_probability"].min() > scores.loc[~chosen, "churn_probability"].max()
+
+
 def test_every_answer_is_in_the_prediction_log_with_its_vector(
     river: River, scores: pd.DataFrame, answers: dict[str, Any]
 ) -> None:

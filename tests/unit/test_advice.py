@@ -77,7 +77,7 @@ def test_the_pictures_show_both_sets_the_rivals_and_the_ages(advice: Advice) -> 
     for figure in drawn.values():
         figure.canvas.draw()
     labels = {line.get_label() for axes in drawn["profit"].axes for line in axes.lines}
-    assert {"test", "validation", "everybody", "at random", "chosen threshold"} <= labels
+    assert {"test", "validation", "everybody (test)", "at random (test)", "chosen threshold"} <= labels
     ages, *_ = drawn["staleness"].axes[1].lines
     assert ages.get_xdata().tolist() == pytest.approx([0.0, 31 / 7])
 

@@ -7,15 +7,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from churn import errors
-from churn.cli import DRIFT_CODES, EXIT_HELP, app, exit_code
+from churn.cli import DRIFT_CODES, EXIT_HELP, app, exit_code, show_contacts
+from churn.core.value import ContactPlan, Economics
 from churn.domain.verdicts import DriftStatus
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
+from churn.jobs.score import Scored
 from churn.settings import Settings
 from tests.house.command_line import verbs
 
@@ -160,3 +164,16 @@ def test_settings_lists_every_setting_with_the_value_it_has_here(tmp_path: Path)
     rows = [line.split() for line in done.stdout.splitlines() if line.strip().startswith("CHURN_")]
     assert [words[0] for words in rows] == [f"CHURN_{name.upper()}" for name in Settings.model_fields]
     assert {words[0]: words[1] for words in rows}["CHURN_HORIZON_DAYS"] == "45"
+
+
+# -- showing ---------------------------------------------------------------------------------------------------------
+
+
+def test_scores_tell_how_many_to_contact_for_what_money(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"contact": [True, False, True], "expected_contact_value": [1500.0, 9.0, 2.5]})
+    plan = ContactPlan(Economics(cost=0.5, margin=40.0, budget=1000.0), 0.0125, 1.0, 1.0)
+    show_contacts(Scored(table, datetime(2011, 10, 10, tzinfo=UTC), {}, plan))
+    assert capsys.readouterr().out == (
+        "to contact: 2, expected value 1,502.50 (probability from 0.0125 on; a contact costs 0.5 and brings 40 from"
+        " those who would go silent, at most 1,000 is spent)\n"
+    )

@@ -127,7 +127,7 @@ def curve(*points: tuple[float, float]) -> tuple[Aged, ...]:
     [
         ([(0, 0.0), (4, 0.001), (8, 0.009)], 6, "more than 0.005 from an age of 6.0 weeks on"),
         ([(0, 0.0), (4, 0.001), (13.1, 0.005)], 13, "no more than 0.005 up to 13.1 weeks, the oldest measured"),
-        ([(0, 0.0), (4, -0.002), (8, 0.004)], 8, "up to 8.0 weeks"),
+        ([(0, 0.0), (4, -0.002), (8, 0.004)], 8, "(there by 0.0040, 95 % interval 0.0020 to 0.0060)"),
         # What lies behind the first crossing does not count.
         ([(0, 0.0), (4, 0.010), (8, 0.001)], 2, "an age of 2.0 weeks"),
         ([(0, 0.0), (4, 0.1)], 1, "an age of 0.2 weeks"),

@@ -83,7 +83,7 @@ def profit(curves: Mapping[str, ValueCurve], plan: ContactPlan, chosen: Mapping[
         right.plot(curve.threshold[inside], curve.value[inside], label=name, **style)
     _draw_rivals(left, next(iter(curves.values())))
     right.axvline(plan.economics.break_even, color=MUTED, linestyle=":", label="break-even, cost / margin")
-    right.axvline(plan.threshold, color=INK, linewidth=1.2, label="chosen threshold")
+    right.axvline(plan.threshold, color=INK, linestyle="--", linewidth=1, label="chosen threshold")
     right.set_xlim(0, 1)
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8)
@@ -95,8 +95,8 @@ def profit(curves: Mapping[str, ValueCurve], plan: ContactPlan, chosen: Mapping[
 def _draw_rivals(axes: Axes, curve: ValueCurve) -> None:
     """What contacting everybody, nobody, or users at random would bring on the same rows."""
     everybody = float(curve.value[-1])
-    axes.axhline(everybody, color=MUTED, linestyle="--", linewidth=1, label="everybody")
-    axes.plot([0, 1], [0, everybody], color=MUTED, linestyle=":", label="at random")
+    axes.axhline(everybody, color=MUTED, linestyle="--", linewidth=1, label="everybody (test)")
+    axes.plot([0, 1], [0, everybody], color=MUTED, linestyle=":", label="at random (test)")
     axes.axhline(0, color=MUTED, linewidth=0.8)
 
 
@@ -111,7 +111,11 @@ def staleness(found: Staleness) -> Figure:
     left.axhline(LIMIT, color=INK, linestyle="--", linewidth=1, label=f"limit, {LIMIT:g}")
     left.axvline(found.advised_weeks or 0, color=MUTED, linestyle=":", label="advised retraining interval")
     left.legend(frameon=False, fontsize=8)
-    right.plot(weeks, [aged.auc_score for aged in found.ages], color=ACCENT, marker="o")
+    ranking = np.array([aged.auc_score for aged in found.ages])
+    right.plot(weeks, ranking, color=ACCENT, marker="o")
+    # Never zoomed in so far that noise in the third digit looks like a trend.
+    reach = max(0.02, 1.2 * float(np.abs(ranking - ranking[0]).max()))
+    right.set_ylim(ranking[0] - reach, ranking[0] + reach)
     _label(left, "Age of the model in weeks", "Log loss above a fresh model's", "Cost of staleness (95 % by user)")
     _label(right, "Age of the model in weeks", "ROC-AUC", "Ranking by age (newest test rows)")
     return figure

@@ -130,7 +130,12 @@ def advised(ages: tuple[Aged, ...]) -> tuple[int, str]:
             share = (LIMIT - younger.log_loss_increase) / (older.log_loss_increase - younger.log_loss_increase)
             crossed = younger.weeks + share * (older.weeks - younger.weeks)
             return max(1, int(crossed)), f"log loss rises by more than {LIMIT:g} from an age of {crossed:.1f} weeks on"
-    oldest = ages[-1].weeks
-    return max(
-        1, int(oldest)
-    ), f"log loss rises by no more than {LIMIT:g} up to {oldest:.1f} weeks, the oldest measured"
+    return max(1, int(ages[-1].weeks)), _none_seen(ages[-1])
+
+
+def _none_seen(oldest: Aged) -> str:
+    low, high = (oldest.log_loss_increase + sign * 1.96 * oldest.standard_error for sign in (-1, 1))
+    return (
+        f"log loss rises by no more than {LIMIT:g} up to {oldest.weeks:.1f} weeks, the oldest measured"
+        f" (there by {oldest.log_loss_increase:.4f}, 95 % interval {low:.4f} to {high:.4f})"
+    )
