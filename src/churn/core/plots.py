@@ -85,8 +85,8 @@ def profit(curves: Mapping[str, ValueCurve], plan: ContactPlan, chosen: Mapping[
     right.axvline(plan.economics.break_even, color=MUTED, linestyle=":", label="break-even, cost / margin")
     right.axvline(plan.threshold, color=INK, linestyle="--", linewidth=1, label="chosen threshold")
     right.set_xlim(0, 1)
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="lower left")
     _label(left, "Share of users contacted", "Value per user", "Profit (dots: as chosen, within the budget)")
     _label(right, "Threshold", "Value per user", "Profit by threshold, without a budget")
     return figure
