@@ -86,7 +86,7 @@ def profit(curves: Mapping[str, ValueCurve], plan: ContactPlan, chosen: Mapping[
     right.axvline(plan.threshold, color=INK, linestyle="--", linewidth=1, label="chosen threshold")
     right.set_xlim(0, 1)
     left.legend(frameon=False, fontsize=8)
-    right.legend(frameon=False, fontsize=8, loc="lower left")
+    right.legend(fontsize=8, loc="lower left", framealpha=0.9, edgecolor="none")  # lines pass below it
     _label(left, "Share of users contacted", "Value per user", "Profit (dots: as chosen, within the budget)")
     _label(right, "Threshold", "Value per user", "Profit by threshold, without a budget")
     return figure
