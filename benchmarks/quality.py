@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from churn import river, wiring
 from churn.core.model import ForestParameters
 from churn.core.plots import SHIPPED
 from churn.core.training import train
+from churn.core.training_set import SplitRows
 from churn.domain.windows import cutoffs_between, parse_instant, split_cutoffs
 from churn.jobs.train import TrainingStores, load_rows
 from churn.settings import load_settings
@@ -102,7 +103,14 @@ def main() -> None:
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
-    """One row per model: the river from raw orders to figures, in a home of its own."""
+    """One row per model."""
+    rows = rows_of_case(case)
+    result = train(rows, ForestParameters(), timedelta(days=case.horizon))
+    return [_row(case, name, figures) for name, figures in result.comparison.items()]
+
+
+def rows_of_case(case: Case) -> SplitRows:
+    """The river from raw orders to training and test rows, in a home of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         settings = load_settings({}, home=Path(scratch), horizon_days=case.horizon)
         river.ingest_tables(settings, {"orders": str(_orders(case))}, [], tz="UTC", date_format="")
@@ -114,9 +122,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
             wiring.registry(settings),
         )
         split = split_cutoffs(case.cutoffs, settings.horizon, len(case.test))
-        rows = load_rows(stores, split, settings.horizon)
-        result = train(rows, ForestParameters(), settings.horizon)
-    return [_row(case, name, figures) for name, figures in result.comparison.items()]
+        return load_rows(stores, split, settings.horizon)
 
 
 def _row(case: Case, model: str, figures: dict[str, float]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def build_features(
 
 @app.command()
 def train(
-    n_estimators: Annotated[int, typer.Option(help="Trees", min=1)] = 100,
+    n_estimators: Annotated[int, typer.Option(help="Trees", min=1)] = 200,
     max_depth: Annotated[int, typer.Option(help="Depth of a tree", min=1)] = 10,
     min_samples_split: Annotated[int, typer.Option(help="Rows a node needs to be split", min=2)] = 5,
     min_samples_leaf: Annotated[int, typer.Option(help="Rows a leaf needs", min=1)] = 50,

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from churn.core.forest import forest_predictor
 from churn.core.model import CALIBRATIONS, Calibration, Fitted, ForestParameters, divide, fit, probabilities
 from churn.core.training_set import Rows, naive
-from churn.domain.schema import FEATURE_NAMES
+from churn.domain.schema import FEATURE_NAMES, FEATURES
 from churn.errors import NotReady
 from tests.exports import HORIZON, at, labelled_rows
 from tests.models import random_vectors
@@ -136,13 +136,13 @@ def test_the_parameters_arrive_at_the_forest(train: Rows) -> None:
 
 def test_the_seeds_parameters_are_the_defaults() -> None:
     defaults = ForestParameters()
-    assert (defaults.n_estimators, defaults.max_depth, defaults.min_samples_split) == (100, 10, 5)
+    assert (defaults.n_estimators, defaults.max_depth, defaults.min_samples_split) == (200, 10, 5)
     assert defaults.random_state == 42
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_probabilities_lie_between_zero_and_one_and_follow_the_signal(train: Rows, calibration: Calibration) -> None:
-    estimator = fit(train, replace(FEW_TREES, calibration=calibration), HORIZON).estimator
+    estimator = fit(train, replace(FEW_TREES, n_estimators=40, calibration=calibration), HORIZON).estimator
     later = labelled_rows([at("2011-09-01")], users=400, seed=50)
     answer = probabilities(estimator, later.X)
     assert answer.shape == (400,)
@@ -195,3 +195,47 @@ def test_too_few_users_of_one_outcome_are_refused_before_anything_is_fitted(chur
     rare = replace(rows, y=(np.arange(60) < churners).astype(np.int64))
     with pytest.raises(NotReady, match=r"users of the rarer outcome among .* rows, fewer than 5"):
         fit(rare, FEW_TREES, HORIZON)
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("days_since_last_activity", 1),
+        ("days_since_last_order", 1),
+        ("recency_over_mean_gap", 1),
+        ("active_days", -1),
+        ("orders_30d", -1),
+        ("sessions_7d", -1),
+    ],
+)
+def test_a_longer_silence_never_lowers_the_probability_and_one_more_visit_never_raises_it(
+    fitted: Fitted, name: str, direction: int
+) -> None:
+    vectors = random_vectors(200, seed=5)
+    more = vectors.copy()
+    more[:, FEATURE_NAMES.index(name)] += 10.0
+    change = direction * (probabilities(fitted.estimator, more) - probabilities(fitted.estimator, vectors))
+    assert (np.nan_to_num(change) >= -1e-12).all()
+    assert {feature.name: feature.risk for feature in FEATURES}[name] == direction
+
+
+def test_money_tenure_and_gaps_may_raise_or_lower_the_probability() -> None:
+    free = {feature.name for feature in FEATURES if feature.risk == 0}
+    assert free == {
+        "days_since_signup",
+        "total_spent",
+        "avg_order_value",
+        "avg_session_duration",
+        "spending_velocity",
+        "customer_lifetime_value",
+        "spent_7d",
+        "spent_30d",
+        "spent_90d",
+        "spent_180d",
+        "spent_365d",
+        "mean_gap_days",
+        "std_gap_days",
+        "max_gap_days",
+        "last_order_amount",
+        "refund_share",
+    }

@@ -8,6 +8,7 @@ To add a feature: add it here, in `warehouse/models/marts/user_analytics.sql` an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 FEATURE_SERVICE = "churn_v1"
 FEATURE_VIEW = "user_analytics"
@@ -19,22 +20,27 @@ WINDOWS_DAYS = (7, 30, 90, 180, 365)
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature: a float64, null only where `null_means` says why; outside [low, high] it is invalid."""
+    """One feature: a float64, null only where `null_means` says why; outside [low, high] it is invalid.
+
+    `risk`: +1 when a larger value never makes silence less likely, -1 when never more likely, 0 when it may do either.
+    """
 
     name: str
     meaning: str
     low: float | None = None
     high: float | None = None
     null_means: str = ""
+    risk: Literal[-1, 0, 1] = 0
 
     @property
     def nullable(self) -> bool:
         return bool(self.null_means)
 
 
-def _windowed(prefix: str, what: str, low: float | None) -> tuple[Feature, ...]:
+def _counts(prefix: str, what: str) -> tuple[Feature, ...]:
     return tuple(
-        Feature(f"{prefix}_{days}d", f"{what} in the {days} days before the cutoff", low=low) for days in WINDOWS_DAYS
+        Feature(f"{prefix}_{days}d", f"{what} in the {days} days before the cutoff", low=0, risk=-1)
+        for days in WINDOWS_DAYS
     )
 
 
@@ -44,11 +50,11 @@ ONE_DAY = "fewer than two active days, so no gap"
 
 FEATURES: tuple[Feature, ...] = (
     Feature("days_since_signup", "days from the earlier of created_at and the first event to the cutoff", low=0),
-    Feature("total_orders", "orders that are no refunds", low=0),
+    Feature("total_orders", "orders that are no refunds", low=0, risk=-1),
     Feature("total_spent", "sum of order amounts, refunds subtracted"),
     Feature("avg_order_value", "total_spent / total_orders", null_means=NEVER_ORDERED),
-    Feature("days_since_last_order", "days from the last order to the cutoff", low=0, null_means=NEVER_ORDERED),
-    Feature("total_sessions", "sessions", low=0),
+    Feature("days_since_last_order", "days from the last order to the cutoff", low=0, null_means=NEVER_ORDERED, risk=1),
+    Feature("total_sessions", "sessions", low=0, risk=-1),
     Feature(
         "avg_session_duration",
         "mean session duration in minutes",
@@ -56,25 +62,35 @@ FEATURES: tuple[Feature, ...] = (
         null_means="no session with a known duration",
     ),
     Feature(
-        "days_since_last_activity", "days from the last order or session to the cutoff", low=0, null_means=NEVER_ACTIVE
+        "days_since_last_activity",
+        "days from the last order or session to the cutoff",
+        low=0,
+        null_means=NEVER_ACTIVE,
+        risk=1,
     ),
-    Feature("order_frequency", "total_orders / days_since_signup, a tenure below one day counted as one", low=0),
+    Feature(
+        "order_frequency", "total_orders / days_since_signup, a tenure below one day counted as one", low=0, risk=-1
+    ),
     Feature("spending_velocity", "total_spent / days_since_signup, a tenure below one day counted as one"),
     Feature("customer_lifetime_value", "avg_order_value * total_orders * 1.2; 0 when never ordered"),
-    *_windowed("orders", "orders", 0),
-    *_windowed("spent", "sum of order amounts, refunds subtracted,", None),
-    *_windowed("sessions", "sessions", 0),
-    Feature("active_days", "distinct UTC days with an order or a session", low=0),
+    *_counts("orders", "orders"),
+    *(
+        Feature(f"spent_{days}d", f"sum of order amounts, refunds subtracted, in the {days} days before the cutoff")
+        for days in WINDOWS_DAYS
+    ),
+    *_counts("sessions", "sessions"),
+    Feature("active_days", "distinct UTC days with an order or a session", low=0, risk=-1),
     Feature("mean_gap_days", "mean days between consecutive active days", low=1, null_means=ONE_DAY),
     Feature("std_gap_days", "population standard deviation of those gaps", low=0, null_means=ONE_DAY),
     Feature("max_gap_days", "longest of those gaps", low=1, null_means=ONE_DAY),
-    Feature("recency_over_mean_gap", "days_since_last_activity / mean_gap_days", low=0, null_means=ONE_DAY),
-    Feature("recency_over_max_gap", "days_since_last_activity / max_gap_days", low=0, null_means=ONE_DAY),
+    Feature("recency_over_mean_gap", "days_since_last_activity / mean_gap_days", low=0, null_means=ONE_DAY, risk=1),
+    Feature("recency_over_max_gap", "days_since_last_activity / max_gap_days", low=0, null_means=ONE_DAY, risk=1),
     Feature(
         "activity_trend",
         "(a - b) / (a + b) with a, b = active days in the last 90 days and in the 90 before; 0 when both are 0",
         low=-1,
         high=1,
+        risk=-1,
     ),
     Feature("last_order_amount", "amount of the last order", low=0, null_means=NEVER_ORDERED),
     Feature("refund_share", "refunds / (orders + refunds); 0 when there are none", low=0, high=1),
