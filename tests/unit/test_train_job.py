@@ -159,7 +159,7 @@ def test_the_reference_goes_beside_the_model_and_counts_in_no_digest(trained: tu
 def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tuple[Trained, TrainingRecord]) -> None:
     record = trained[1]
     assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1}
-    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance"}
+    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance", "reason_codes"}
     assert set(record.tables) == {"comparison", "by_cutoff"}
     assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}
     assert record.trusted_types == TRUSTED_TYPES

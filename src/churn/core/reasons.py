@@ -8,7 +8,7 @@ stretched by. The margins of 0 and 1 are those of 1e-12 and 1 - 1e-12.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from churn.core.forest import Member, Predict, as_float32
 from churn.core.reason_texts import reason_text
-from churn.core.scoring import Contributions, ServedModel
+from churn.core.scoring import Contributions, Explain, ServedModel
 from churn.core.tree_shap import ForestShap
 from churn.domain.predictions import Prediction
 from churn.domain.reasons import FAMILIES, Explanation, Reason, ReasonCode
@@ -111,12 +111,19 @@ def explanations(model: ServedModel, predictions: Sequence[Prediction]) -> list[
     if model.explain is None or not places:
         return told
     vectors = np.array([predictions[place].vector for place in places], dtype=np.float64)
-    found = model.explain(vectors)
-    for place, vector, row in zip(places, vectors, found.features, strict=True):
-        probability = predictions[place].probability
-        assert probability is not None
-        told[place] = Explanation(found.base_margin, margin(probability), _reasons(model.features, vector, row))
+    probability = np.array([predictions[place].probability for place in places], dtype=np.float64)
+    for place, why in zip(places, explained(model.explain, model.features, vectors, probability), strict=True):
+        told[place] = why
     return told
+
+
+def explained(explain: Explain, features: Sequence[str], vectors: Vectors, probabilities: Vectors) -> list[Explanation]:
+    """The explanations of (n, f) vectors and their n probabilities."""
+    found = explain(vectors)
+    sums, ends = family_sums(features, found.features).tolist(), margins(probabilities).tolist()
+    values = [dict(zip(features, row, strict=True)) for row in vectors.tolist()]
+    reasons = map(_reasons, sums, values)
+    return [Explanation(found.base_margin, end, each) for end, each in zip(ends, reasons, strict=True)]
 
 
 def family_sums(features: Sequence[str], contributions: Vectors) -> Vectors:
@@ -127,8 +134,6 @@ def family_sums(features: Sequence[str], contributions: Vectors) -> Vectors:
     )
 
 
-def _reasons(features: Sequence[str], vector: Vectors, contributions: Vectors) -> tuple[Reason, ...]:
-    values = dict(zip(features, vector.tolist(), strict=True))
-    sums = family_sums(features, contributions[None])[0].tolist()
+def _reasons(sums: Sequence[float], values: Mapping[str, float]) -> tuple[Reason, ...]:
     reasons = [Reason(code, reason_text(code, values), each) for code, each in zip(ReasonCode, sums, strict=True)]
     return tuple(sorted(reasons, key=lambda reason: -abs(reason.contribution)))

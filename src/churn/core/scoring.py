@@ -27,6 +27,9 @@ class Contributions:
     features: Vectors
 
 
+Explain = Callable[[Vectors], Contributions]
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1].
@@ -40,7 +43,7 @@ class ServedModel:
     features: tuple[str, ...]
     horizon_days: int
     predict: Callable[[Vectors], Vectors]
-    explain: Callable[[Vectors], Contributions] | None = None
+    explain: Explain | None = None
 
 
 def invalid_features(features: Sequence[str], vectors: Vectors) -> NDArray[np.bool_]:
