@@ -16,7 +16,7 @@ _REASONS = (
     ("recency", 1.4375, "no order for 41 days; usual gap 12"),
     ("recent_orders", 0.4375, "0 orders in 30 days, 5 in 365"),
     ("orders", -0.25, "7 orders in 400 days"),
-    ("trend", 0.1875, "activity falling over two times 90 days (-0.25 of 1)"),
+    ("trend", 0.1875, "activity falling, last 90 days against the 90 before (-0.25)"),
     ("rhythm", 0.125, "active on 7 days; usual gap 12, longest 30"),
     ("recent_spending", 0.0625, "spent 0.00 in 30 days, 210.00 in 365"),
     ("spending", -0.03125, "spent 350.00 in all, 50.00 an order, 25.50 on the last"),

@@ -118,6 +118,15 @@ def test_how_the_trees_are_grouped_does_not_matter(monkeypatch: pytest.MonkeyPat
     assert apart.base == pytest.approx(together.base, abs=1e-12)
 
 
+def test_values_that_monotonic_constraints_clipped_add_up_to_the_vote() -> None:
+    values = np.nan_to_num(rows(400, seed=1))
+    labels = (values.sum(axis=1) + np.random.default_rng(0).normal(size=400) > 0).astype(int)
+    grown = RandomForestClassifier(5, max_depth=6, monotonic_cst=[1, 1, -1, 0, 0], random_state=0).fit(values, labels)
+    shap = shap_of(grown)
+    sums = shap.base + shap.values(values.astype(np.float32)).sum(axis=1)
+    assert np.abs(sums - grown.predict_proba(values)[:, 1]).max() <= 1e-12
+
+
 @pytest.mark.parametrize("cover", [0.0, -5.0, NULL, float("inf"), 1e-3])
 def test_a_tree_that_does_not_say_how_its_training_rows_went_is_refused(cover: float) -> None:
     grown = forest()

@@ -99,15 +99,15 @@ def _contribution(explanation: Explanation, code: ReasonCode) -> float:
 def _waterfall(axes: Axes, one: Explanation) -> None:
     steps = np.array([reason.contribution for reason in one.reasons])
     starts = one.base_margin + np.concatenate([[0.0], np.cumsum(steps)[:-1]])
-    axes.barh(
-        [reason.text for reason in one.reasons], steps, left=starts, color=np.where(steps > 0, ACCENT, MUTED).tolist()
-    )
+    axes.barh(range(len(steps)), steps, left=starts, color=np.where(steps > 0, ACCENT, MUTED).tolist())
+    axes.set_yticks(range(len(steps)), [reason.text for reason in one.reasons], fontsize=8)
     axes.axvline(one.base_margin, color=MUTED, linestyle=":", label=f"base {one.base_margin:+.2f}")
     axes.axvline(one.margin, color=INK, linewidth=1, label=f"this prediction {one.margin:+.2f}")
     axes.invert_yaxis()
-    axes.tick_params(axis="y", labelsize=8)
+    axes.use_sticky_edges = False
+    axes.margins(x=0.05)
     axes.legend(frameon=False, fontsize=8)
-    _label(axes, "Log-odds of going silent", "", "Reasons of the highest probability among them")
+    _label(axes, "Log-odds of going silent", "", "The highest of them")
 
 
 def _two_panels() -> tuple[Figure, tuple[Axes, Axes]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from churn.domain.reasons import ReasonCode
 
 Values = Mapping[str, float]
+_HALVES = "last 90 days against the 90 before"
 
 
 def reason_text(code: ReasonCode, values: Values) -> str:
@@ -41,8 +42,8 @@ def _rhythm(values: Values) -> str:
 def _trend(values: Values) -> str:
     trend = values["activity_trend"]
     if trend == 0:
-        return "activity steady over two times 90 days"
-    return f"activity {'rising' if trend > 0 else 'falling'} over two times 90 days ({trend:+.2f} of 1)"
+        return f"activity steady, {_HALVES}"
+    return f"activity {'rising' if trend > 0 else 'falling'}, {_HALVES} ({trend:+.2f})"
 
 
 def _tenure(values: Values) -> str:
