@@ -98,6 +98,8 @@ def vectors(count: int, seed: int) -> Vectors:
     for column, feature in enumerate(FEATURES):
         if feature.high is not None:
             found[:, column] = rng.uniform(feature.low or 0.0, feature.high, size=count)
+        elif feature.low is not None:
+            found[:, column] += feature.low
         if feature.nullable:
             found[rng.random(count) < 0.1, column] = np.nan
     found[:, IDLE] = rng.uniform(0, 59, size=count)
@@ -161,9 +163,11 @@ def serving(app: Any) -> Iterator[str]:
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def deployment(model: CalibratedClassifierCV, asked: Vectors, home: Path) -> Dependencies:
