@@ -15,9 +15,13 @@ from churn.stores.model_cache import ModelCache
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes on. `pending` counts requests that run or wait for one of `threads`."""
+    """What the service takes on. `pending` counts requests that run or wait for one of `threads`.
+
+    `explained` bounds a batch that asks for reasons: these cost milliseconds an item (docs/decisions/0016).
+    """
 
     batch: int = 1000
+    explained: int = 100
     body_bytes: int = 2_000_000
     header_bytes: int = 16_384
     body_seconds: float = 10.0

@@ -12,6 +12,25 @@ _ANSWER: dict[str, Any] = {
     "feature_service": FEATURE_SERVICE,
 }
 _SCORED: dict[str, Any] = {"status": "ok", "churn_probability": 0.8125, "risk_segment": "High"}
+_REASONS = (
+    ("recency", 1.4375, "no order for 41 days; usual gap 12"),
+    ("recent_orders", 0.4375, "0 orders in 30 days, 5 in 365"),
+    ("orders", -0.25, "7 orders in 400 days"),
+    ("trend", 0.1875, "activity falling, last 90 days against the 90 before (-0.25)"),
+    ("rhythm", 0.125, "active on 7 days; usual gap 12, longest 30"),
+    ("recent_spending", 0.0625, "spent 0.00 in 30 days, 210.00 in 365"),
+    ("spending", -0.03125, "spent 350.00 in all, 50.00 an order, 25.50 on the last"),
+    ("tenure", -0.002412931206573, "signed up 400 days ago"),
+    ("sessions", 0.0, "has had no session"),
+    ("recent_sessions", 0.0, "0 sessions in 30 days, 0 in 365"),
+    ("refunds", 0.0, "no refunds"),
+)
+_EXPLANATION: dict[str, Any] = {
+    "base_margin": -0.5,
+    "margin": 1.466337068793427,
+    "reasons": [{"code": code, "text": text, "contribution": value} for code, value, text in _REASONS],
+}
+_EXPLAINED: dict[str, Any] = {"explanation": _EXPLANATION}
 _AS_OF: dict[str, Any] = {"features_as_of": "2011-10-10T00:00:00Z"}
 _UNKNOWN: dict[str, Any] = {
     "user_id": 404,
@@ -22,12 +41,16 @@ _UNKNOWN: dict[str, Any] = {
     "reason": "no features for this user",
 }
 
-SCORE_USERS: dict[str, Any] = {"user_ids": [12347, 404]}
-SCORE_NAMED_USERS: dict[str, Any] = {"user_ids": ["0b3c9f1e-6c1f-4a39-9d0a-6d8f3f6d9a11"]}
+SCORE_USERS: dict[str, Any] = {"user_ids": [12347, 404], "explain": True}
+SCORE_NAMED_USERS: dict[str, Any] = {"user_ids": ["0b3c9f1e-6c1f-4a39-9d0a-6d8f3f6d9a11"], "explain": False}
 SCORE_VECTORS: dict[str, Any] = {
     "vectors": [{feature.name: None if feature.nullable else 1.0 for feature in FEATURES}],
+    "explain": False,
 }
-USERS_SCORED: dict[str, Any] = {**_ANSWER, "predictions": [{"user_id": 12347, **_SCORED, **_AS_OF}, _UNKNOWN]}
+USERS_SCORED: dict[str, Any] = {
+    **_ANSWER,
+    "predictions": [{"user_id": 12347, **_SCORED, **_AS_OF, **_EXPLAINED}, _UNKNOWN],
+}
 VECTORS_SCORED: dict[str, Any] = {**_ANSWER, "predictions": [_SCORED]}
 USER_SCORED: dict[str, Any] = {**_ANSWER, "user_id": 12347, **_SCORED, **_AS_OF}
 MODEL_INFO: dict[str, Any] = {

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from starlette.datastructures import QueryParams
 
 from churn.domain.ports import UserIdType
 from churn.domain.predictions import Status, UserId
+from churn.domain.reasons import ReasonCode
 from churn.domain.schema import FEATURES, Feature
 from serving import examples
 from serving.errors import Problem
@@ -42,6 +44,8 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+Explain = Annotated[bool, Field(description="Whether to tell why; for a batch of at most 100 items")]
+
 # -- in --------------------------------------------------------------------------------------------------------
 
 
@@ -50,6 +54,7 @@ class ScoreUsers(Message):
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.SCORE_USERS]})
     user_ids: list[IntegerId] = Field(min_length=1, description="Users to score, at most the deployment's batch limit")
+    explain: Explain = False
 
 
 class ScoreNamedUsers(Message):
@@ -57,6 +62,7 @@ class ScoreNamedUsers(Message):
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.SCORE_NAMED_USERS]})
     user_ids: list[StringId] = Field(min_length=1, description="Users to score, at most the deployment's batch limit")
+    explain: Explain = False
 
 
 USERS: dict[UserIdType, type[ScoreUsers] | type[ScoreNamedUsers]] = {"integer": ScoreUsers, "string": ScoreNamedUsers}
@@ -76,6 +82,7 @@ class ScoreVectors(Message):
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.SCORE_VECTORS]})
     vectors: list[Vector] = Field(min_length=1, description="Vectors to score, at most the batch limit")
+    explain: Explain = False
 
 
 def matrix(message: ScoreVectors, features: Sequence[str]) -> NDArray[np.float64]:
@@ -94,6 +101,28 @@ Segment = Annotated[Literal["Low", "Medium", "High"] | None, Field(description="
 AsOf = Annotated[datetime | None, Field(description="The cutoff that the features are as of")]
 
 
+class CodedReason(Message):
+    """What one family of features has to do with the probability."""
+
+    code: ReasonCode
+    text: str = Field(description="The family's values in words; the same values give the same words")
+    contribution: float = Field(description="What it adds to the log-odds; below 0 it lowers the probability")
+
+
+class Explanation(Message):
+    """Why a probability is what it is: `base_margin` and all contributions add up to `margin`."""
+
+    base_margin: float = Field(description="Log-odds where all users start from")
+    margin: float = Field(description="Log-odds of the probability, 0 and 1 taken as 1e-12 and 1 - 1e-12")
+    reasons: list[CodedReason] = Field(description="One for each code, the largest contribution of either sign first")
+
+
+Why = Annotated[
+    Explanation | None,
+    Field(exclude_if=lambda value: value is None, description="When asked for, and there is a probability"),
+]
+
+
 class ModelName(Message):
     """Which model answered."""
 
@@ -110,6 +139,7 @@ class UserPrediction(Message):
     risk_segment: Segment
     features_as_of: AsOf
     reason: Reason = None
+    explanation: Why = None
 
 
 class VectorPrediction(Message):
@@ -119,6 +149,7 @@ class VectorPrediction(Message):
     churn_probability: Probability
     risk_segment: Segment
     reason: Reason = None
+    explanation: Why = None
 
 
 class UsersScored(Message):
@@ -154,6 +185,7 @@ class UserScored(Message):
     risk_segment: Segment
     features_as_of: AsOf
     reason: Reason = None
+    explanation: Why = None
 
 
 class Staging(Message):
@@ -233,6 +265,14 @@ def path_user_id(text: str, kind: UserIdType) -> UserId:
         value = int(text)
     ids: list[UserId] = list(validated(USERS[kind], {"user_ids": [value]}).user_ids)
     return ids[0]
+
+
+def query_switch(parameters: QueryParams, name: str) -> bool:
+    """A switch of the query, off when absent; raises Problem unless it is `true` or `false`, once."""
+    given = parameters.getlist(name)
+    if given not in ([], ["true"], ["false"]):
+        raise Problem("invalid_request", f"{name}: must be true or false, once")
+    return given == ["true"]
 
 
 def told(form: type[Message], error: ValidationError) -> str:

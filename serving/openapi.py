@@ -30,6 +30,13 @@ _USER_ID = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f/]+$"},
     "example": "12347",
 }
+_EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "required": False,
+    "description": "Whether to tell why",
+    "schema": {"type": "boolean", "default": False},
+}
 _REQUEST_ID = {
     "name": "X-Request-ID",
     "in": "header",
@@ -42,7 +49,7 @@ _REQUEST_ID = {
 def route_options(route: Route) -> dict[str, Any]:
     """What FastAPI is told of a route besides path and method."""
     answer = _json(_ref(route.answer.__name__), _example(route.answer)) if route.answer else _TEXT
-    parameters = [_USER_ID, _REQUEST_ID] if "{user_id}" in route.path else [_REQUEST_ID]
+    parameters = [_USER_ID, _EXPLAIN, _REQUEST_ID] if "{user_id}" in route.path else [_REQUEST_ID]
     extra: dict[str, Any] = {"parameters": parameters}
     if route.body:
         extra["requestBody"] = {"required": True, "content": _body(route.body)}

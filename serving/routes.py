@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from churn.domain.artifacts import StagingStatus
 from churn.domain.predictions import Prediction, Status, UserId, risk_segment
+from churn.domain.reasons import Explanation
 from churn.domain.versions import CHAMPION
 from serving import messages
 from serving.body import read_json
@@ -51,9 +52,9 @@ async def score_users(request: Request) -> Response:
     """
     service = service_of(request)
     message = await _message(request, messages.USERS[service.parts.user_id_type])
-    _check_batch(service, "user_ids", message.user_ids)
-    answer = await _users(request, list(message.user_ids))
-    predictions = [messages.UserPrediction(**_user_fields(each)) for each in answer.predictions]
+    _check_batch(service, "user_ids", message.user_ids, explain=message.explain)
+    answer = await _users(request, list(message.user_ids), explain=message.explain)
+    predictions = [messages.UserPrediction(**_user_fields(*each)) for each in _items(answer)]
     return _reply(messages.UsersScored(**_answer_fields(request, answer), predictions=predictions))
 
 
@@ -62,10 +63,10 @@ async def score_vectors(request: Request) -> Response:
     service = service_of(request)
     service.scorer.model()
     message = await _message(request, messages.ScoreVectors)
-    _check_batch(service, "vectors", message.vectors)
-    job = partial(service.scorer.vectors, partial(messages.matrix, message), _question(request))
-    answer = await service.workers.run(job)
-    predictions = [messages.VectorPrediction(**_fields(each)) for each in answer.predictions]
+    _check_batch(service, "vectors", message.vectors, explain=message.explain)
+    question = _question(request, explain=message.explain)
+    answer = await service.workers.run(partial(service.scorer.vectors, partial(messages.matrix, message), question))
+    predictions = [messages.VectorPrediction(**_fields(*each)) for each in _items(answer)]
     return _reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
 
 
@@ -73,30 +74,40 @@ async def score_user(request: Request) -> Response:
     """Scores one user. An unknown user is 404; stale or not eligible is 200 without a probability."""
     service = service_of(request)
     user_id = messages.path_user_id(request.path_params["user_id"], service.parts.user_id_type)
-    answer = await _users(request, [user_id])
-    (prediction,) = answer.predictions
-    if prediction.status is Status.NOT_FOUND:
+    answer = await _users(request, [user_id], explain=messages.query_switch(request.query_params, "explain"))
+    (item,) = _items(answer)
+    if item[0].status is Status.NOT_FOUND:
         raise Problem("user_not_found")
-    return _reply(messages.UserScored(**_answer_fields(request, answer), **_user_fields(prediction)))
+    return _reply(messages.UserScored(**_answer_fields(request, answer), **_user_fields(*item)))
 
 
-async def _users(request: Request, user_ids: Sequence[UserId]) -> Answer:
+async def _users(request: Request, user_ids: Sequence[UserId], *, explain: bool) -> Answer:
     service = service_of(request)
-    return await service.workers.run(partial(service.scorer.users, user_ids, _question(request)))
+    question = _question(request, explain=explain)
+    return await service.workers.run(partial(service.scorer.users, user_ids, question))
 
 
 async def _message(request: Request, form: type[messages.Form]) -> messages.Form:
     return messages.validated(form, await read_json(request, service_of(request).parts.limits))
 
 
-def _check_batch(service: Service, name: str, items: Sequence[Any]) -> None:
-    limit = service.parts.limits.batch
-    if len(items) > limit:
-        raise Problem("invalid_request", f"{name}: at most {limit} items in one request")
+def _check_batch(service: Service, name: str, items: Sequence[Any], *, explain: bool) -> None:
+    limits = service.parts.limits
+    if len(items) > limits.batch:
+        raise Problem("invalid_request", f"{name}: at most {limits.batch} items in one request")
+    if explain and len(items) > limits.explained:
+        raise Problem("invalid_request", f"{name}: at most {limits.explained} items in one request with explain")
 
 
-def _question(request: Request) -> Question:
-    return Question(request.state.request_id, request.state.arrived)
+def _question(request: Request, *, explain: bool) -> Question:
+    return Question(request.state.request_id, request.state.arrived, explain)
+
+
+_Item = tuple[Prediction, Explanation | None]
+
+
+def _items(answer: Answer) -> list[_Item]:
+    return list(zip(answer.predictions, answer.explanations, strict=True))
 
 
 def _answer_fields(request: Request, answer: Answer) -> dict[str, Any]:
@@ -108,18 +119,24 @@ def _answer_fields(request: Request, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _fields(prediction: Prediction) -> dict[str, Any]:
+def _fields(prediction: Prediction, why: Explanation | None) -> dict[str, Any]:
     probability = prediction.probability
     return {
         "status": prediction.status,
         "churn_probability": probability,
         "risk_segment": None if probability is None else risk_segment(probability),
         "reason": prediction.reason or None,
+        "explanation": None if why is None else _explanation_message(why),
     }
 
 
-def _user_fields(prediction: Prediction) -> dict[str, Any]:
-    return {**_fields(prediction), "user_id": prediction.user_id, "features_as_of": prediction.features_as_of}
+def _explanation_message(why: Explanation) -> messages.Explanation:
+    reasons = [messages.CodedReason(code=r.code, text=r.text, contribution=r.contribution) for r in why.reasons]
+    return messages.Explanation(base_margin=why.base_margin, margin=why.margin, reasons=reasons)
+
+
+def _user_fields(prediction: Prediction, why: Explanation | None) -> dict[str, Any]:
+    return {**_fields(prediction, why), "user_id": prediction.user_id, "features_as_of": prediction.features_as_of}
 
 
 def _reply(message: messages.Message) -> Response:

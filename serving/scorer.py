@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from churn.core.reasons import explanations
 from churn.core.scoring import ServedModel, score, score_vectors
 from churn.domain.predictions import FeatureRow, Prediction, UserId
+from churn.domain.reasons import Explanation
 from churn.domain.records import PredictionRecord, Source
 from churn.errors import ChurnError
 from serving.dependencies import Dependencies
@@ -23,18 +25,20 @@ from serving.state import ModelWatch
 
 @dataclass(frozen=True)
 class Question:
-    """Which request asks, and when it arrived (`time.perf_counter`)."""
+    """Which request asks, when it arrived (`time.perf_counter`), and whether it wants reasons."""
 
     request_id: str
     arrived: float
+    explain: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions of one model, in the order of the question. They are in the prediction log."""
+    """Predictions of one model, in the order of the question, each with its explanation or None. They are logged."""
 
     model: ServedModel
     predictions: Sequence[Prediction]
+    explanations: Sequence[Explanation | None]
 
 
 class Scorer:
@@ -57,13 +61,13 @@ class Scorer:
         rows = self.read(user_ids)
         now = self._parts.clock()
         predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
-        return self._acknowledged(Answer(model, predictions), "id", question, now)
+        return self._acknowledged(_answer(model, predictions, question), "id", question, now)
 
     def vectors(self, to_matrix: Callable[[Sequence[str]], NDArray[np.float64]], question: Question) -> Answer:
         """One prediction for each vector; `to_matrix` gives (n, f) values in the order of the model's features."""
         model = self.model()
         predictions = score_vectors(model, to_matrix(model.features))
-        return self._acknowledged(Answer(model, predictions), "vector", question, self._parts.clock())
+        return self._acknowledged(_answer(model, predictions, question), "vector", question, self._parts.clock())
 
     def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
         """The users' features, None for unknown ones; raises Problem when the store does not answer."""
@@ -86,6 +90,11 @@ class Scorer:
             raise Problem("prediction_log_unavailable") from error
         self._metrics.answered(answer.predictions)
         return answer
+
+
+def _answer(model: ServedModel, predictions: Sequence[Prediction], question: Question) -> Answer:
+    told = explanations(model, predictions) if question.explain else [None] * len(predictions)
+    return Answer(model, predictions, told)
 
 
 def _record(model: ServedModel, prediction: Prediction, shared: dict[str, Any]) -> PredictionRecord:

@@ -231,13 +231,14 @@ def score(
         str, typer.Option("--out", help="Parquet to write; default <home>/scores/<cutoff>.parquet")
     ] = "",
     cutoff: Annotated[str, typer.Option(help="Cutoff; default: the newest built")] = "",
+    explain: Annotated[bool, typer.Option("--explain", help="Add the reasons of every probability")] = False,
 ) -> None:
     """Score every eligible user with the champion."""
     from churn import river
 
     settings = load_settings()
     with _progress("scoring") as on_progress:
-        scored, path = river.score_to_file(settings, cutoff, out_file, on_progress)
+        scored, path = river.score_to_file(settings, cutoff, out_file, on_progress, explain=explain)
     skipped = ", ".join(f"{count:,} {name}" for name, count in scored.not_scored.items()) or "none"
     out.print(f"{len(scored.table):,} users scored, left out: {skipped}\n{path}", soft_wrap=True)
     show_contacts(scored)

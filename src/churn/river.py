@@ -131,11 +131,11 @@ def promote_version(settings: Settings, version: str) -> Promotion:
     return promote(stores, parse_policy(settings.policy.read_text()), version or None)
 
 
-def score_all(settings: Settings, cutoff: str, on_progress: Progress) -> Scored:
+def score_all(settings: Settings, cutoff: str, on_progress: Progress, *, explain: bool = False) -> Scored:
     """Score all eligible users at a cutoff (default: the newest built, unless it is stale) with the champion."""
     at = parse_instant(cutoff) if cutoff else _fresh(newest_cutoff(settings), settings)
     model = wiring.load_version(settings)(wiring.champion(settings))
-    return score_users(wiring.features(settings), model, at, on_progress)
+    return score_users(wiring.features(settings), model, at, on_progress, explain=explain)
 
 
 def _fresh(cutoff: datetime, settings: Settings) -> datetime:
@@ -148,9 +148,11 @@ def _fresh(cutoff: datetime, settings: Settings) -> datetime:
     return cutoff
 
 
-def score_to_file(settings: Settings, cutoff: str, path: str, on_progress: Progress) -> tuple[Scored, Path]:
+def score_to_file(
+    settings: Settings, cutoff: str, path: str, on_progress: Progress, *, explain: bool = False
+) -> tuple[Scored, Path]:
     """Score all eligible users and keep the table; default `<home>/scores/<cutoff>.parquet`."""
-    scored = score_all(settings, cutoff, on_progress)
+    scored = score_all(settings, cutoff, on_progress, explain=explain)
     name = f"{cutoff_name(scored.cutoff)}.parquet"
     target = Path(path) if path else settings.home / "scores" / name
     write_scores(scored, target)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,16 @@ def test_a_model_that_does_not_pass_its_golden_rows_is_refused(case: str, tmp_pa
     files = STRANGE[case]()
     assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == "golden"
     assert not (tmp_path / "champion.json").exists()
+
+
+def test_a_model_whose_reasons_would_not_add_up_is_refused(tmp_path: Path) -> None:
+    estimator = deepcopy(calibrated_forest())
+    tree = estimator.calibrated_classifiers_[0].estimator.estimator.estimators_[0].tree_
+    state = tree.__getstate__()
+    state["nodes"]["weighted_n_node_samples"][1] *= 2
+    tree.__setstate__(state)
+    files = {MODEL_FILE: skops.io.dumps(estimator), CARD_FILE: card_bytes(card_of(estimator))}
+    assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == "golden"
 
 
 FEATURES = card_of(calibrated_forest()).features

@@ -173,3 +173,59 @@ def test_where_nobody_is_eligible_there_is_no_table() -> None:
 def test_a_cutoff_that_was_not_built_is_not_ready() -> None:
     with pytest.raises(NotReady, match="no features at 2012-01-01"):
         score_users(shop(), served_model(), at("2012-01-01"), lambda done, total: None)
+
+
+# -- reasons ---------------------------------------------------------------------------------------------------------
+
+
+def explained(built: BuiltShop, model: ServedModel | None = None) -> pd.DataFrame:
+    return score_users(built, model or served_model(), CUTOFF, lambda done, total: None, explain=True).table
+
+
+def test_reasons_add_columns_and_change_none() -> None:
+    table, plain = explained(shop()), scored(shop()).table
+    pd.testing.assert_frame_equal(table[list(plain.columns)], plain)
+    assert list(table.columns[len(plain.columns) :]) == [
+        "reason_1",
+        "reason_2",
+        "reason_3",
+        "base_margin",
+        "contribution_recency",
+        "contribution_rhythm",
+        "contribution_trend",
+        "contribution_tenure",
+        "contribution_orders",
+        "contribution_recent_orders",
+        "contribution_spending",
+        "contribution_recent_spending",
+        "contribution_sessions",
+        "contribution_recent_sessions",
+        "contribution_refunds",
+    ]
+
+
+def test_contributions_of_a_batch_add_up_to_the_log_odds_of_each_probability() -> None:
+    table = explained(shop())
+    probability = table["churn_probability"].to_numpy()
+    sums = table["base_margin"] + table.filter(like="contribution_").sum(axis=1)
+    assert np.abs(sums.to_numpy() - np.log(probability / (1 - probability))).max() <= 1e-9
+
+
+def test_the_first_reason_is_the_weightiest_and_tells_the_users_own_values() -> None:
+    silent = {"days_since_last_order": 41.0, "days_since_last_activity": 41.0, "mean_gap_days": 12.0}
+    table = explained(changed(shop(), 3, **silent)).set_index("user_id")
+    assert table.loc[3, "reason_1"] == "no order for 41 days; usual gap 12"
+    sizes = table.loc[3].filter(like="contribution_").abs()
+    assert sizes.astype(float).idxmax() == "contribution_recency"
+
+
+def test_reasons_do_not_depend_on_how_users_are_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = explained(shop())
+    monkeypatch.setattr("churn.jobs.score.EXPLAINED_BATCH", 7)
+    pd.testing.assert_frame_equal(explained(shop()), whole, rtol=0, atol=1e-12)
+
+
+def test_a_model_that_cannot_be_explained_is_told_before_anything_is_scored() -> None:
+    model = ServedModel("9", "", "churn_v1", FEATURE_NAMES, 60, lambda vectors: np.full(len(vectors), 0.5))
+    with pytest.raises(NotReady, match="version 9"):
+        explained(shop(), model)

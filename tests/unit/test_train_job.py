@@ -168,7 +168,7 @@ def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tupl
     record = trained[1]
     money = {"contact_cost": 1.0, "contact_margin": 10.0, "contact_budget": 50.0}
     assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1, **money}
-    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance", "profit"}
+    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance", "reason_codes", "profit"}
     assert set(record.tables) == {"comparison", "by_cutoff", "contact", "staleness"}
     json.dumps(record.tables, allow_nan=False)
     assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}

@@ -80,7 +80,7 @@ def test_the_column_that_makes_the_labels_is_the_most_important_one(result: Eval
 
 def test_every_promised_picture_is_drawn_and_can_be_written(rows: SplitRows, result: Evaluated) -> None:
     drawn = figures(result, rows.test)
-    assert set(drawn) == {"roc_pr", "reliability", "lift", "permutation_importance"}
+    assert set(drawn) == {"roc_pr", "reliability", "lift", "permutation_importance", "reason_codes"}
     for figure in drawn.values():
         figure.canvas.draw()
         assert all(axes.get_title(loc="left") for axes in figure.axes)

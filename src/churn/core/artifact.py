@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from churn.core.forest import Predict, forest_predictor, reference_predictor
+from churn.core.forest import Predict, forest_members, forest_predictor, reference_predictor
+from churn.core.reasons import Explainer, margins
 from churn.core.scoring import ServedModel
 from churn.core.value import ContactPlan
 from churn.domain.artifacts import SERVED_FILES, Artifact
@@ -125,7 +126,8 @@ def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], ex
         raise refused("digest", "its files are not those that were registered (digest differs)")
     card = parse_card(artifact.files[CARD_FILE])
     check_expectations(card, expected)
-    predict = _checked_predictor(load_estimator(artifact.files[MODEL_FILE]), card.golden)
+    estimator = load_estimator(artifact.files[MODEL_FILE])
+    predict = _checked_predictor(estimator, card.golden)
     return ServedModel(
         version=artifact.version,
         digest=artifact.digest,
@@ -134,6 +136,7 @@ def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], ex
         horizon_days=card.horizon_days,
         predict=predict,
         contact=card.contact,
+        explain=_checked_explainer(estimator, predict, card.golden),
     )
 
 
@@ -172,3 +175,20 @@ def _check_golden(found: NDArray[np.float64], wanted: NDArray[np.float64], promi
     for name, other in (("scikit-learn's", wanted), ("the training's", promised)):
         if not (np.abs(found - other) <= TOLERANCE).all():
             raise refused("golden", f"a golden row's probability is not {name} within {TOLERANCE:g}")
+
+
+def _checked_explainer(estimator: Any, predict: Predict, golden: Golden) -> Explainer | None:
+    """Its contributions add up on the golden rows; None for an estimator that is not made of forests."""
+    members = forest_members(estimator)
+    if not members:
+        return None
+    vectors = np.array(golden.vectors, dtype=np.float64)
+    try:
+        explain = Explainer(members)
+        found = explain(vectors)
+    except Exception as error:  # as above
+        raise refused("golden", f"its golden rows cannot be explained ({type(error).__name__})") from error
+    sums = found.base_margin + found.features.sum(axis=1)
+    if not (np.abs(sums - margins(predict(vectors))) <= TOLERANCE).all():
+        raise refused("golden", f"a golden row's reasons do not add up to its log-odds within {TOLERANCE:g}")
+    return explain

@@ -8,6 +8,7 @@ card, golden rows decide at load (see artifact.py), and whatever is not recognis
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,21 @@ from sklearn.frozen import FrozenEstimator
 
 Vectors = NDArray[np.float64]
 Predict = Callable[[Vectors], Vectors]
-_Calibrated = Sequence[tuple[Predict, Predict]]
 METHODS = ("sigmoid", "isotonic", "temperature")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One forest of a model, sound to walk through, and its calibration; a model answers with its members' mean.
+
+    `votes` maps (n, f) vectors to the forest's own probabilities of class 1, `calibrate` n >= 1 of these to the
+    member's.
+    """
+
+    trees: Sequence[Any]
+    column: int
+    votes: Predict
+    calibrate: Predict
 
 
 def forest_predictor(estimator: Any) -> Predict:
@@ -29,12 +43,19 @@ def forest_predictor(estimator: Any) -> Predict:
     Raises ValueError for an estimator that is not a sound binary classifier of the classes 0 and 1, and, when
     called, for another number of columns or for values beyond float32.
     """
+    members = forest_members(estimator)
+    return partial(_mean, members) if members else reference_predictor(estimator)
+
+
+def forest_members(estimator: Any) -> Sequence[Member]:
+    """The forests that `estimator` is made of; none when it is something else. Raises ValueError as above."""
     column = _positive_column(estimator.classes_)
     if isinstance(estimator, RandomForestClassifier):
-        return _votes(estimator, column)
+        return [_member(estimator, column, np.copy)]
     if isinstance(estimator, CalibratedClassifierCV) and all(map(_is_forest, estimator.calibrated_classifiers_)):
-        return partial(_calibrated, [_member(each) for each in estimator.calibrated_classifiers_])
-    return reference_predictor(estimator)
+        # scikit-learn calibrates the last class of two, whatever the order of the labels.
+        return [_member(_thawed(each.estimator), 1, _calibration(each)) for each in estimator.calibrated_classifiers_]
+    return []
 
 
 def reference_predictor(estimator: Any) -> Predict:
@@ -58,11 +79,9 @@ def _thawed(estimator: Any) -> Any:
     return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
 
 
-def _member(member: Any) -> tuple[Predict, Predict]:
+def _calibration(member: Any) -> Predict:
     (calibrator,) = member.calibrators
-    calibrate = partial(_tempered, calibrator) if member.method == "temperature" else calibrator.predict
-    # scikit-learn calibrates the last class of two, whatever the order of the labels.
-    return _votes(_thawed(member.estimator), 1), calibrate
+    return partial(_tempered, calibrator) if member.method == "temperature" else calibrator.predict
 
 
 def _tempered(calibrator: Any, probabilities: Vectors) -> Vectors:
@@ -71,13 +90,17 @@ def _tempered(calibrator: Any, probabilities: Vectors) -> Vectors:
     return np.asarray(calibrator.predict(both)[:, 1], dtype=np.float64)
 
 
-def _calibrated(members: _Calibrated, vectors: Vectors) -> Vectors:
+def _mean(members: Sequence[Member], vectors: Vectors) -> Vectors:
     total = np.zeros(len(vectors))
-    for votes, calibrate in members:
-        if len(vectors) == 0:  # IsotonicRegression refuses what has no rows
-            continue
-        total += _at_most_one(calibrate(votes(vectors)))
+    for member in members:
+        votes = member.votes(vectors)
+        if len(votes):  # IsotonicRegression refuses what has no rows
+            total += member.calibrate(votes)
     return total / len(members)
+
+
+def _calibrated(calibrate: Predict, votes: Vectors) -> Vectors:
+    return _at_most_one(calibrate(votes))
 
 
 def _at_most_one(probabilities: Vectors) -> Vectors:
@@ -85,25 +108,26 @@ def _at_most_one(probabilities: Vectors) -> Vectors:
     return probabilities
 
 
-def _votes(forest: Any, column: int) -> Predict:
+def _member(forest: Any, column: int, calibrate: Predict) -> Member:
     if forest.n_outputs_ != 1 or len(forest.classes_) != 2:
         raise ValueError("the forest does not tell two classes apart")
     width = int(forest.n_features_in_)
     trees = [each.tree_ for each in forest.estimators_]
     for tree in trees:
         _check_nodes(tree, width)
-    return partial(_mean_vote, trees, column, width)
+    return Member(trees, column, partial(_mean_vote, trees, column, width), partial(_calibrated, calibrate))
 
 
 def _mean_vote(trees: Sequence[Any], column: int, width: int, vectors: Vectors) -> Vectors:
-    narrow = _as_float32(vectors, width)
+    narrow = as_float32(vectors, width)
     total = np.zeros(len(narrow))
     for tree in trees:
         total += tree.predict(narrow)[:, column]
     return total / len(trees)
 
 
-def _as_float32(vectors: Vectors, width: int) -> NDArray[np.float32]:
+def as_float32(vectors: Vectors, width: int) -> NDArray[np.float32]:
+    """(n, width) vectors as the trees read them; raises ValueError for another width or values beyond float32."""
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(f"the forest takes {width} features, not {vectors.shape[1:]}")
     with np.errstate(over="ignore"):

@@ -13,6 +13,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from churn.core.staleness import LIMIT, Staleness
 from churn.core.value import NOBODY, ContactPlan, ValueCurve
+from churn.domain.reasons import Explanation, ReasonCode
 
 Array = NDArray[np.float64]
 Outcomes = NDArray[np.int64]
@@ -130,6 +131,38 @@ def importance(names: Sequence[str], mean: Array, deviation: Array) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8)
     _label(axes, "Loss of AUC when the column is shuffled", "", "Permutation importance (test rows)")
     return figure
+
+
+def reason_codes(explanations: Sequence[Explanation]) -> Figure:
+    """Mean absolute contribution of every code over some predictions, and all reasons of the highest among them.
+
+    On the right each bar starts where the one above ends, from the base margin to the log-odds of the probability.
+    """
+    figure, (left, right) = _two_panels()
+    sizes = {code: np.mean([_contribution(each, code) for each in explanations]) for code in ReasonCode}
+    ordered = sorted(sizes, key=lambda code: sizes[code])
+    left.barh([code.value for code in ordered], [float(sizes[code]) for code in ordered], color=ACCENT)
+    _label(left, "Mean |contribution| to the log-odds", "", f"Reasons of {len(explanations):,} predictions")
+    _waterfall(right, max(explanations, key=lambda each: each.margin))
+    return figure
+
+
+def _contribution(explanation: Explanation, code: ReasonCode) -> float:
+    return next(abs(reason.contribution) for reason in explanation.reasons if reason.code is code)
+
+
+def _waterfall(axes: Axes, one: Explanation) -> None:
+    steps = np.array([reason.contribution for reason in one.reasons])
+    starts = one.base_margin + np.concatenate([[0.0], np.cumsum(steps)[:-1]])
+    axes.barh(range(len(steps)), steps, left=starts, color=np.where(steps > 0, ACCENT, MUTED).tolist())
+    axes.set_yticks(range(len(steps)), [reason.text for reason in one.reasons], fontsize=8)
+    axes.axvline(one.base_margin, color=MUTED, linestyle=":", label=f"base {one.base_margin:+.2f}")
+    axes.axvline(one.margin, color=INK, linewidth=1, label=f"this prediction {one.margin:+.2f}")
+    axes.invert_yaxis()
+    axes.use_sticky_edges = False
+    axes.margins(x=0.05)
+    axes.legend(frameon=False, fontsize=8)
+    _label(axes, "Log-odds of going silent", "", "The highest of them")
 
 
 def _two_panels() -> tuple[Figure, tuple[Axes, Axes]]:

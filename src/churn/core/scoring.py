@@ -21,8 +21,22 @@ _RULES = {feature.name: feature for feature in FEATURES}
 
 
 @dataclass(frozen=True)
+class Contributions:
+    """What each feature of n rows adds to the log-odds of the probability, (n, f); all start from `base_margin`."""
+
+    base_margin: float
+    features: Vectors
+
+
+Explain = Callable[[Vectors], Contributions]
+
+
+@dataclass(frozen=True)
 class ServedModel:
-    """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1]."""
+    """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1].
+
+    `explain` divides these probabilities among the features (reasons.py); None when the model is not made of forests.
+    """
 
     version: str
     digest: str
@@ -31,6 +45,7 @@ class ServedModel:
     horizon_days: int
     predict: Callable[[Vectors], Vectors]
     contact: ContactPlan = NO_PLAN
+    explain: Explain | None = None
 
 
 def invalid_features(features: Sequence[str], vectors: Vectors) -> NDArray[np.bool_]:

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.inspection import permutation_importance
 
 from churn.core import plots
 from churn.core.baselines import baselines
 from churn.core.evaluation import comparison, metrics_by_cutoff
+from churn.core.forest import forest_members
 from churn.core.model import Fitted, ForestParameters, divide, fit, probabilities
+from churn.core.reasons import Explainer, explained
 from churn.core.training_set import Rows, SplitRows
 from churn.domain.schema import FEATURE_NAMES
 
@@ -22,6 +25,7 @@ Array = NDArray[np.float64]
 GOLDEN_ROWS = 32
 REFERENCE_ROWS = 20_000
 IMPORTANCE_ROWS = 2_000
+EXPLAINED_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,15 @@ def figures(result: Evaluated, test: Rows) -> dict[str, Any]:
         "reliability": plots.reliability(test.y, result.probability, by_cutoff),
         "lift": plots.lift(test.y, everybody),
         "permutation_importance": plots.importance(FEATURE_NAMES, *result.importance),
+        "reason_codes": _reason_codes(result.fitted, test),
     }
+
+
+def _reason_codes(fitted: Fitted, test: Rows) -> Figure:
+    """Reasons of at most EXPLAINED_ROWS evenly spaced test rows."""
+    vectors = test.X[_spread(len(test), EXPLAINED_ROWS)]
+    explain, probability = Explainer(forest_members(fitted.estimator)), probabilities(fitted.estimator, vectors)
+    return plots.reason_codes(explained(explain, FEATURE_NAMES, vectors, probability))
 
 
 def _importance(fitted: Fitted, test: Rows) -> tuple[Array, Array]:
