@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PROJECT = "churn"
 FEATURE_SERVICE = "churn_v1"
 FEATURE_VIEW = "user_analytics"
 ENTITY = "user"
