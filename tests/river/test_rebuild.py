@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +47,8 @@ def snapshot_of(river: River) -> Path:
 
 def states(text: str) -> dict[str, str]:
     """{link: state} as a rebuild prints them."""
-    found = {name: line.split(name)[0].strip() for line in text.splitlines() for name in LINKS if f" {name} " in line}
-    return {name: found[name] for name in LINKS if name in found}
+    line = re.compile(rf"^(ok|differs|missing|not recorded) +({'|'.join(LINKS)}) ", re.MULTILINE)
+    return {name: state for state, name in line.findall(text)}
 
 
 def test_a_version_is_rebuilt_bit_equal_from_its_raw_tables_alone(elsewhere: River) -> None:
