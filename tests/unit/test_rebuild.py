@@ -336,10 +336,11 @@ def test_a_snapshot_that_was_changed_is_a_mismatch_that_names_the_table(
     assert found in case.refused(Mismatch).message
 
 
-def test_model_files_that_are_not_those_registered_are_a_mismatch(case: Case, record: TrainingRecord) -> None:
+@pytest.mark.parametrize("name", [MODEL_FILE, CARD_FILE])
+def test_model_files_that_are_not_those_registered_are_a_mismatch_and_are_not_read(case: Case, name: str) -> None:
     version = version_of(case.lineage, case.lakes.files)
-    case.lakes.files = {**case.lakes.files, MODEL_FILE: b"other"}
-    stores = RebuildStores(case.lakes, lambda asked: case.lakes.files, case.lakes.workshop)
+    changed = {**case.lakes.files, name: b"no card"}
+    stores = RebuildStores(case.lakes, lambda asked: changed, case.lakes.workshop)
     with pytest.raises(Mismatch, match="model files differs"):
         rebuild(stores, version, HERE, case.tell)
     assert case.lakes.done == []
