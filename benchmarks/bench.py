@@ -207,8 +207,9 @@ def fit(home: Path) -> tuple[int, float]:
     from churn import wiring
     from churn.core.model import ForestParameters
     from churn.core.model import fit as fit_forest
+    from churn.core.training_rows import load_rows
     from churn.domain.windows import split_cutoffs
-    from churn.jobs.train import TrainingStores, load_rows
+    from churn.jobs.train import TrainingStores
 
     settings = settings_of(home)
     labels = wiring.warehouse(settings)

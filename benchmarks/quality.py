@@ -21,9 +21,10 @@ from churn import river, wiring
 from churn.core.model import ForestParameters
 from churn.core.plots import SHIPPED
 from churn.core.training import train
+from churn.core.training_rows import load_rows
 from churn.core.training_set import SplitRows
 from churn.domain.windows import cutoffs_between, parse_instant, split_cutoffs
-from churn.jobs.train import TrainingStores, load_rows
+from churn.jobs.train import TrainingStores
 from churn.settings import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
+from rich.tree import Tree
 
 from churn.domain.verdicts import DriftStatus, PromotionVerdict
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
 from churn.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
+    from churn.core.lineage import Link
     from churn.jobs.score import Scored
 
 EXIT_CODES: dict[type[ChurnError], int] = {
@@ -272,6 +274,51 @@ def verify(cutoff: Annotated[str, typer.Option(help="Cutoff; default: the newest
     out.print(f"{done.users:,} users at {done.cutoff:%Y-%m-%d %H:%M}Z: online equals offline")
 
 
+VERSION = typer.Argument(metavar="VERSION", help="A number, or an alias such as champion or @champion")
+
+
+@app.command()
+def rebuild(version: Annotated[str, VERSION] = "champion") -> None:
+    """Make a version once more out of its lineage and say whether its golden rows come out bit-equal."""
+    from churn import river
+
+    try:
+        with _working("rebuilding") as tell:
+            done = river.rebuild_version(load_settings(), version, tell)
+    except (NotReady, Mismatch) as error:
+        _show_links(error.facts.get("links", ()), err)
+        raise
+    _show_links(done.links, out)
+    said = f"version {done.version}, rebuilt, answers its {done.golden_rows} golden rows"
+    if not done.golden_equal:
+        ways_out = [link.way_out for link in done.links if link.way_out]
+        raise Mismatch(
+            f"{said} otherwise, by up to {done.largest_difference:.3g}",
+            hint=ways_out[0] if ways_out else "Every link is as recorded: training is not repeatable on this machine.",
+        )
+    out.print(f"{said} bit for bit", soft_wrap=True)
+
+
+@app.command()
+def lineage(
+    version: Annotated[str, VERSION] = "champion",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: JSON with every digest in full")] = False,
+) -> None:
+    """Print what a version came from: raw snapshot, contract, cutoffs, features, training set, code, run, verdict."""
+    from churn import river
+
+    chain = river.lineage_of(load_settings(), version)
+    if as_json:
+        out.print_json(data=chain.as_dict())
+        return
+    tree = Tree(f"[bold]{escape(chain.name)}[/] version {escape(chain.version)}")
+    for step in chain.steps:
+        branch = tree.add(f"[bold]{step.name}[/]")
+        for name, fact in step.facts.items():
+            _add_fact(branch, name, fact)
+    out.print(tree)
+
+
 @app.command("settings")
 def show_settings() -> None:
     """List every setting with its value here."""
@@ -319,6 +366,33 @@ def show_contacts(scored: Scored) -> None:
         f" from those who would go silent{budget})",
         soft_wrap=True,
     )
+
+
+def _show_links(links: Iterable[Link], console: Console) -> None:
+    """One link of a version's chain a line, with what to do about it."""
+    colours = {"ok": "green", "differs": "yellow", "missing": "red"}
+    for link in links:
+        colour = colours.get(link.state, "dim")
+        console.print(f"[{colour}]{link.state:<12}[/] [bold]{link.name:<15}[/] {escape(link.found)}", soft_wrap=True)
+        if link.way_out:
+            console.print(f"{'':<12} [dim]→[/] {escape(link.way_out)}", soft_wrap=True)
+
+
+def _add_fact(branch: Tree, name: str, fact: Any) -> None:
+    """A fact as a leaf; several of one kind as leaves below it."""
+    if isinstance(fact, dict):
+        below = branch.add(escape(name))
+        for key, value in fact.items():
+            _add_fact(below, str(key), value)
+        return
+    several = isinstance(fact, list | tuple)
+    text = ", ".join(map(str, fact)) or "none" if several else "not recorded" if fact is None else str(fact)
+    branch.add(escape(f"{name}: {_readable(text)}"))
+
+
+def _readable(text: str) -> str:
+    """Digests and commits by their first characters, midnights as days."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", text).replace("T00:00:00+00:00", "")
 
 
 def _show_comparison(comparison: dict[str, dict[str, float]]) -> None:

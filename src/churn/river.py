@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from churn import wiring
 from churn.core.model import CALIBRATIONS, ForestParameters
 from churn.core.promotion import parse_policy
-from churn.domain.ports import Snapshot, Window
+from churn.domain.ports import ModelRegistry, Snapshot, Window
+from churn.domain.versions import CHAMPION, ModelVersion
 from churn.domain.windows import EVERY, Every, as_utc, cutoff_name, cutoffs_between, parse_instant
 from churn.errors import BadInput, NotReady
 from churn.jobs.build_features import BuildStores, Built, Progress, build_features
 from churn.jobs.ingest import IngestReport, IngestRequest, ingest
+from churn.jobs.lineage import Chain, trace
 from churn.jobs.monitor import MonitorResult, MonitorStores, monitor, recent
 from churn.jobs.promote import Promotion, PromotionStores, promote
+from churn.jobs.rebuild import RebuildStores, Rebuilt, rebuild
 from churn.jobs.score import Scored, score_users
 from churn.jobs.simulate import SimulationReport, simulate_shop
 from churn.jobs.train import Trained, TrainingPlan, TrainingStores, train
@@ -129,6 +133,32 @@ def promote_version(settings: Settings, version: str) -> Promotion:
         load=wiring.load_version(settings),
     )
     return promote(stores, parse_policy(settings.policy.read_text()), version or None)
+
+
+def find_version(registry: ModelRegistry, text: str) -> ModelVersion:
+    """The version that `7`, `champion` or `@champion` names; an empty text names the champion. Raises NotReady."""
+    name = text.removeprefix("@") or CHAMPION
+    if name.isdecimal():
+        return registry.get(name)
+    found = registry.by_alias(name)
+    if found is None:
+        raise NotReady(f"no version carries the alias {name}", hint="Give a number, or an alias that a version has.")
+    return found
+
+
+def rebuild_version(settings: Settings, version: str, tell: Tell) -> Rebuilt:
+    """Make a version once more out of its lineage, in a scratch folder, and compare."""
+    stores = RebuildStores(
+        raw=wiring.raw_tables(settings),
+        files=wiring.artifact_files(settings),
+        workshop=partial(wiring.workshop, settings),
+    )
+    return rebuild(stores, find_version(wiring.registry(settings), version), wiring.checkout(settings), tell)
+
+
+def lineage_of(settings: Settings, version: str) -> Chain:
+    """The chain that a version came from."""
+    return trace(find_version(wiring.registry(settings), version), wiring.raw_tables(settings))
 
 
 def score_all(settings: Settings, cutoff: str, on_progress: Progress, *, explain: bool = False) -> Scored:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,8 @@ from churn.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from churn.core.lineage import Checkout
+    from churn.jobs.rebuild import Workshop
     from churn.stores.drift_reports import EvidentlyReports
     from churn.stores.feature_store import Features
     from churn.stores.model_cache import ModelCache
@@ -243,11 +245,36 @@ def economics(settings: Settings) -> Economics:
     return Economics(settings.contact_cost, settings.contact_margin, settings.contact_budget)
 
 
+@contextmanager
+def workshop(settings: Settings, snapshot: Snapshot) -> Iterator[Workshop]:
+    """Empty stores in a scratch folder below `home`, gone at the end; the deployment's own stores are not touched."""
+    from churn.jobs.rebuild import Workshop
+
+    parent = settings.home / "tmp"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rebuild-", dir=parent) as scratch:
+        apart = settings.model_copy(update={"home": Path(scratch), "online_store": "sqlite"})
+        yield Workshop(warehouse(apart), features(apart, snapshot.user_id_type))
+
+
+def artifact_files(settings: Settings) -> Callable[[ModelVersion], dict[str, bytes]]:
+    """A version's files by name, out of the registry."""
+    return partial(_fetched, settings)
+
+
+def checkout(settings: Settings) -> Checkout:
+    """The code that this process would rebuild a version with."""
+    from churn.core.lineage import Checkout
+
+    return Checkout(dbt_sha256=warehouse(settings).dbt_hash(), **code_facts(settings))
+
+
 def code_facts(settings: Settings) -> dict[str, Any]:
-    from churn.stores.code_state import code_state
+    """Which code this is, as a training records it."""
+    from churn.stores.code_state import code_state, packages
 
     state = code_state(settings.project_dir)
-    return {"commit": state.commit, "lock_sha256": state.lock_sha256}
+    return {"commit": state.commit, "lock_sha256": state.lock_sha256, "packages": packages()}
 
 
 def previous_user_id_type(settings: Settings) -> UserIdType | None:

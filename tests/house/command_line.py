@@ -14,7 +14,7 @@ from churn.cli import app
 
 @dataclass(frozen=True)
 class Option:
-    """`name` with underscores as in MLproject, `flag` as typed, `default` as text, "" for none."""
+    """`name` with underscores as in MLproject, `flag` as typed ("" where the value stands alone), `default` as text."""
 
     name: str
     flag: str
@@ -37,7 +37,7 @@ class Verb:
         return [option for option in self.options() if not option.is_switch]
 
     def flags(self) -> set[str]:
-        return {option.flag for option in self.options()}
+        return {option.flag for option in self.options() if option.flag}
 
     def parse(self, arguments: Sequence[str]) -> None:
         """Reads the arguments without running anything; raises a usage error for those that do not exist."""
@@ -45,10 +45,11 @@ class Verb:
 
 
 def _option(parameter: Any) -> Option:
-    flag = next(name for name in parameter.opts if name.startswith("--"))
+    flag = next((name for name in parameter.opts if name.startswith("--")), "")
+    name = flag.removeprefix("--") or parameter.name
     default = parameter.default
     text = "" if default in (None, (), []) else str(default)
-    return Option(flag.removeprefix("--").replace("-", "_"), flag, text, bool(getattr(parameter, "is_flag", False)))
+    return Option(name.replace("-", "_"), flag, text, bool(getattr(parameter, "is_flag", False)))
 
 
 @cache

@@ -44,7 +44,7 @@ def test_an_entry_point_has_the_names_and_defaults_of_its_verb(project: Project,
 @pytest.mark.parametrize("verb", river_verbs(), ids=lambda verb: verb.name)
 def test_an_entry_points_command_hands_every_option_to_its_verb(project: Project, verb: Verb) -> None:
     entry = entry_points(project)[verb.name]
-    options = " ".join(f"{option.flag} {{{option.name}}}" for option in verb.valued_options())
+    options = " ".join(f"{option.flag} {{{option.name}}}".lstrip() for option in verb.valued_options())
     assert entry.command == f"{LAUNCH}{verb.name} {options}".rstrip()
 
 

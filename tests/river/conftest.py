@@ -22,17 +22,18 @@ SECONDS = 280
 
 @dataclass
 class River:
-    """A deployment in a folder of its own. `said` keeps what each verb printed."""
+    """A deployment in a folder of its own. `settings` are CHURN_ variables; `said` keeps what each verb printed."""
 
     repository: Path
     home: Path
     tracking_uri: str
+    settings: dict[str, str] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         ours = {name: value for name, value in program_environment().items() if not name.startswith("CHURN_")}
-        settings = {"CHURN_HOME": str(self.home), "COLUMNS": "200"}
+        settings = {"CHURN_HOME": str(self.home), "COLUMNS": "200", **self.settings}
         return {**ours, **settings, "MLFLOW_TRACKING_URI": self.tracking_uri, "VIRTUAL_ENV": sys.prefix}
 
     def mlflow_run(self, verb: str, **parameters: object) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_the_manifest_has_the_digest_of_each_table(store: SnapshotStore) -> None
         "user_sessions": 64,
     }
     assert about["tables"]["orders"]["rows"] == 1
+
+
+def test_the_digests_are_those_of_the_files_as_they_are_now(store: SnapshotStore) -> None:
+    snapshot = written(store, 1)
+    promised = {name: facts["sha256"] for name, facts in snapshot.manifest["tables"].items()}
+    assert store.digests(snapshot) == promised
+    (snapshot.folder / "users.parquet").chmod(0o644)
+    (snapshot.folder / "users.parquet").write_bytes(b"changed")
+    (snapshot.folder / "orders.parquet").unlink()
+    found = store.digests(snapshot)
+    assert found == {"users": sha256(b"changed").hexdigest(), "user_sessions": promised["user_sessions"]}
 
 
 def test_identical_content_is_the_snapshot_that_exists(store: SnapshotStore) -> None:

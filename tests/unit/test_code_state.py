@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from hashlib import sha256
 from pathlib import Path
 
+import numpy
 import pytest
 
-from churn.stores.code_state import CodeState, code_state
+from churn.stores.code_state import CodeState, code_state, packages
 
 IDENTITY = {
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -89,3 +91,14 @@ def test_a_project_in_a_folder_of_a_larger_checkout_has_that_ones_commit(checkou
 def test_where_git_is_not_installed_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(checkout))
     assert code_state(checkout) == CodeState("", sha256(b"version = 1\n").hexdigest())
+
+
+def test_the_packages_are_those_that_compute_and_python_itself() -> None:
+    found = packages()
+    assert (found["python"], found["numpy"]) == (platform.python_version(), numpy.__version__)
+    assert {"duckdb", "dbt-duckdb", "feast", "pandas", "scikit-learn", "scipy"} <= set(found)
+
+
+def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("churn.stores.code_state.COMPUTING", ("numpy", "no-such-package"))
+    assert set(packages()) == {"python", "numpy"}

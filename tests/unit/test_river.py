@@ -16,9 +16,10 @@ from churn.domain.ports import Snapshot
 from churn.domain.windows import EVERY
 from churn.errors import BadInput, NotReady
 from churn.jobs.score import Scored
-from churn.river import forest_parameters, monitor_window, step, wanted_cutoffs, write_scores
+from churn.river import find_version, forest_parameters, monitor_window, step, wanted_cutoffs, write_scores
 from churn.settings import load_settings
 from tests.exports import at
+from tests.memory import MemoryRegistry
 
 SNAPSHOT = Snapshot("snapshot-1", Path("raw"), "integer", at("2010-12-01"), at("2011-12-09 12:50"), at("2011-12-10"))
 
@@ -67,6 +68,17 @@ def test_an_unknown_calibration_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadInput) as caught:
         forest_parameters(calibration="platt")
     assert all(known in caught.value.hint for known in CALIBRATIONS)
+
+
+def test_a_version_is_named_by_its_number_or_by_an_alias() -> None:
+    registry = MemoryRegistry()
+    registry.add("7", {}, "champion")
+    registry.add("8", {}, "challenger")
+    names = {"7": "7", "8": "8", "champion": "7", "@champion": "7", "": "7", "@challenger": "8"}
+    assert {text: find_version(registry, text).version for text in names} == names
+    for text, sentence in (("9", "does not know version 9"), ("@nobody", "no version carries the alias nobody")):
+        with pytest.raises(NotReady, match=sentence):
+            find_version(registry, text)
 
 
 def test_a_window_that_ends_before_it_starts_is_refused(tmp_path: Path) -> None:

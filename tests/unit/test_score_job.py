@@ -185,7 +185,7 @@ def explained(built: BuiltShop, model: ServedModel | None = None) -> pd.DataFram
 def test_reasons_add_columns_and_change_none() -> None:
     table, plain = explained(shop()), scored(shop()).table
     pd.testing.assert_frame_equal(table[list(plain.columns)], plain)
-    assert list(table.columns[len(plain.columns) :]) == [
+    assert [name for name in table.columns if name not in plain.columns] == [
         "reason_1",
         "reason_2",
         "reason_3",

@@ -33,7 +33,9 @@ PLAN = TrainingPlan(
     economics=Economics(cost=1.0, margin=10.0, budget=50.0),
     commit="c" * 40,
     lock_sha256="e" * 64,
+    packages={"numpy": "2.4.6"},
 )
+NAMES = ["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"]
 
 
 @dataclass
@@ -100,7 +102,8 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
         "snapshot_id": "snapshot-1",
         "snapshot_sha256": {"orders": "a" * 64, "users": "b" * 64},
         "feature_service": "churn_v1",
-        "feature_sha256": dict.fromkeys(["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"], "f" * 64),
+        "feature_sha256": dict.fromkeys(NAMES, "f" * 64),
+        "label_sha256": dict.fromkeys(NAMES, "e" * 64),
         "dbt_sha256": "d" * 64,
         "train_cutoffs": ["2011-01-01T00:00:00+00:00", "2011-03-15T00:00:00+00:00"],
         "test_cutoffs": ["2011-06-01T00:00:00+00:00"],
@@ -108,6 +111,7 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
         "parameters": {**PLAN.parameters.as_dict()},
         "commit": "c" * 40,
         "lock_sha256": "e" * 64,
+        "packages": {"numpy": "2.4.6"},
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+PROJECT = "churn"
 FEATURE_SERVICE = "churn_v1"
 FEATURE_VIEW = "user_analytics"
 ENTITY = "user"

@@ -18,6 +18,13 @@ TAG_DIGEST = "churn.digest"
 TAG_FEATURE_SERVICE = "churn.feature_service"
 TAG_LINEAGE = "churn.lineage"
 TAG_VERDICT = "churn.verdict"
+# What Feast's own MLflow integration reads and writes, so that its tools understand our runs and versions: see
+# docs/decisions/0017.
+FEAST_SERVICE = "feast.feature_service"
+FEAST_PROJECT = "feast.project"
+FEAST_VIEWS = "feast.feature_views"
+FEAST_REFS = "feast.feature_refs"
+FEAST_FILE = "feast_features.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class ModelVersion:
 class Lineage:
     """Everything that made a version: enough to make it again (promise 8). Instants are ISO 8601 in UTC.
 
-    `feature_sha256` says, per cutoff used, what its features are; all were built from the one snapshot.
+    `feature_sha256` and `label_sha256` say, per cutoff used, what its rows are; all were built from the one snapshot.
+    `packages` are those that computed the numbers: an installed package has neither commit nor lock.
     """
 
     snapshot_id: str
@@ -60,6 +68,8 @@ class Lineage:
     commit: str
     lock_sha256: str
     data_sha256: str = ""
+    label_sha256: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

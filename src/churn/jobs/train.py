@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version as installed_version
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from churn.core.advice import Advice, advise
 from churn.core.alarms import Log, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
+from churn.core.lineage import frame_sha256, table_digests
 from churn.core.model import ForestParameters, probabilities
 from churn.core.training import (
     Evaluated,
@@ -26,14 +26,15 @@ from churn.core.training import (
     reference_frame,
 )
 from churn.core.training import train as fit_and_judge
-from churn.core.training_set import SplitRows, entities_of, rows_of, split_rows
+from churn.core.training_rows import load_rows
+from churn.core.training_set import SplitRows
 from churn.core.value import Economics
 from churn.domain.artifacts import TRUSTED_TYPES
 from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables, Snapshot
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
-from churn.errors import Mismatch, NotReady, Refused
+from churn.errors import NotReady, Refused
 
 SERVING_PACKAGES = ("scikit-learn", "skops", "numpy")
 
@@ -50,7 +51,7 @@ class TrainingStores:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What to train, and for what money. `commit` and `lock_sha256` say which code does it."""
+    """What to train, and for what money. `commit`, `lock_sha256` and `packages` say which code does it."""
 
     parameters: ForestParameters
     horizon: timedelta
@@ -58,6 +59,7 @@ class TrainingPlan:
     economics: Economics
     commit: str
     lock_sha256: str
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,25 +126,6 @@ def _log(origin: _Origin, horizon: timedelta) -> Log:
     return Log(origin.snapshot.log_end, timedelta(days=days))
 
 
-def load_rows(stores: TrainingStores, split: Split, horizon: timedelta) -> SplitRows:
-    """The training and test rows of a split, and the whole population at the newest training cutoff."""
-    everybody = stores.features.offline_rows(max(split.train))[list(FEATURE_NAMES)].to_numpy(np.float64)
-    return split_rows(rows_of(training_frame(stores, split, horizon)), split, everybody)
-
-
-def training_frame(stores: TrainingStores, split: Split, horizon: timedelta) -> pd.DataFrame:
-    """Eligible labelled rows of the split's cutoffs with their features; raises Mismatch on a row without any."""
-    labels = stores.labels.read_labels([*split.train, *split.test], horizon)
-    frame = stores.features.training_frame(entities_of(labels))
-    unmatched = int(frame["days_since_signup"].isna().sum())
-    if unmatched:
-        raise Mismatch(
-            f"{unmatched} of {len(frame)} labelled rows have no features at their cutoff",
-            hint="Labels and features come from different builds: run `churn build-features` again.",
-        )
-    return frame
-
-
 def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice) -> TrainingRecord:
     reference = _parquet(reference_frame(rows, result.fitted))
     frames = {"train": dataset_frame(rows.train), "test": dataset_frame(rows.test)}
@@ -191,7 +174,7 @@ def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice
 def _lineage(origin: _Origin, plan: TrainingPlan, split: Split, train_frame: pd.DataFrame) -> Lineage:
     return Lineage(
         snapshot_id=origin.snapshot.snapshot_id,
-        snapshot_sha256=_table_digests(origin.snapshot.manifest),
+        snapshot_sha256=table_digests(origin.snapshot.manifest),
         feature_service=FEATURE_SERVICE,
         feature_sha256={name: entry["sha256"] for name, entry in origin.used.items()},
         dbt_sha256=origin.used[max(origin.used)]["dbt_hash"],
@@ -201,7 +184,9 @@ def _lineage(origin: _Origin, plan: TrainingPlan, split: Split, train_frame: pd.
         parameters=plan.parameters.as_dict(),
         commit=plan.commit,
         lock_sha256=plan.lock_sha256,
-        data_sha256=sha256(pd.util.hash_pandas_object(train_frame, index=False).to_numpy().tobytes()).hexdigest(),
+        data_sha256=frame_sha256(train_frame),
+        label_sha256={name: entry["labels"]["sha256"] for name, entry in origin.used.items()},
+        packages=dict(plan.packages),
     )
 
 
@@ -211,12 +196,6 @@ def _one_definition(entries: Iterable[Mapping[str, Any]]) -> None:
             "the cutoffs were built by different versions of the dbt models",
             hint="Build all of them anew: churn build-features --from … --to ….",
         )
-
-
-def _table_digests(manifest: dict[str, object]) -> dict[str, str]:
-    tables = manifest["tables"]
-    assert isinstance(tables, dict)
-    return {name: facts["sha256"] for name, facts in tables.items()}
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

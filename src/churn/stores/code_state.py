@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+COMPUTING = (
+    "churn",
+    "dbt-core",
+    "dbt-duckdb",
+    "duckdb",
+    "feast",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,20 @@ def code_state(project: Path) -> CodeState:
     """The state of the checkout in `project`; an installed package without one has no commit."""
     lock = project / "uv.lock"
     return CodeState(_commit(project), sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "")
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python, of churn and of the packages that compute its numbers."""
+    found = {"python": platform.python_version(), **{name: _installed(name) for name in COMPUTING}}
+    return {name: text for name, text in found.items() if text}
+
+
+def _installed(name: str) -> str:
+    """The version of a package, "" when it is none: from a bare checkout churn itself runs without being installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _commit(project: Path) -> str:

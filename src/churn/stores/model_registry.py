@@ -39,9 +39,15 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 
 from churn.domain.artifacts import SERVED_FILES
+from churn.domain.schema import FEATURE_VIEW, PROJECT
 from churn.domain.versions import (
     CHALLENGER,
     CHAMPION,
+    FEAST_FILE,
+    FEAST_PROJECT,
+    FEAST_REFS,
+    FEAST_SERVICE,
+    FEAST_VIEWS,
     REFERENCE_FILE,
     TAG_DIGEST,
     TAG_FEATURE_SERVICE,
@@ -86,6 +92,7 @@ class Registry:
             self._log_run(training)
             source, digest = self._log_model(training)
             mlflow.set_tags({"churn.digest": digest, TAG_FEATURE_SERVICE: training.lineage.feature_service})
+            self._log_for_feast(training)
             version = self._register(source, run_id, digest, training)
             self._client.set_registered_model_alias(self.model_name, CHALLENGER, version)
         return self.get(version)
@@ -131,6 +138,14 @@ class Registry:
         for context, frame in training.datasets.items():
             mlflow.log_input(from_pandas(frame, name=f"{context}_set", targets="churned"), context=context)
 
+    def _log_for_feast(self, training: TrainingRecord) -> None:
+        """What Feast's `resolve_features` and its user interface look for in a run."""
+        refs = [f"{FEATURE_VIEW}:{name}" for name in training.features]
+        service = training.lineage.feature_service
+        tags = {FEAST_PROJECT: PROJECT, FEAST_SERVICE: service, FEAST_VIEWS: FEATURE_VIEW, FEAST_REFS: ",".join(refs)}
+        mlflow.set_tags(tags)
+        mlflow.log_text(json.dumps(refs), FEAST_FILE)
+
     def _log_model(self, training: TrainingRecord) -> tuple[str, str]:
         example = pd.DataFrame([[0.0] * len(training.features)], columns=list(training.features))
         with warnings.catch_warnings():
@@ -170,6 +185,7 @@ class Registry:
         tags = {
             TAG_DIGEST: digest,
             TAG_FEATURE_SERVICE: training.lineage.feature_service,
+            FEAST_SERVICE: training.lineage.feature_service,
             TAG_LINEAGE: json.dumps(asdict(training.lineage), sort_keys=True, separators=(",", ":")),
         }
         self._create_model()

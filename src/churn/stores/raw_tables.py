@@ -74,6 +74,11 @@ class SnapshotStore:
                 raise Mismatch(f"{name} of {snapshot.snapshot_id} was changed after it was written", hint=DAMAGED)
         return {name: pq.read_table(_table_path(snapshot.folder, name)) for name in RAW_COLUMNS}
 
+    def digests(self, snapshot: Snapshot) -> dict[str, str]:
+        """sha256 of each raw table as its file is now; a file that is gone has none."""
+        paths = {name: _table_path(snapshot.folder, name) for name in RAW_COLUMNS}
+        return {name: _sha256(path) for name, path in paths.items() if path.is_file()}
+
     def write(
         self, tables: Mapping[str, pa.Table], quarantine: Mapping[str, pa.Table], manifest: Mapping[str, Any]
     ) -> Snapshot:
