@@ -18,10 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from churn.core.forest import Predict, forest_predictor, reference_predictor
 from churn.core.scoring import ServedModel
-from churn.domain.artifacts import SERVED_FILES, Artifact
+from churn.domain.artifacts import SERVED_FILES, Artifact, refused
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, MODEL_FILE
-from churn.errors import Refused
 
 CARD_FORMAT = 1
 TOLERANCE = 1e-9
@@ -58,15 +57,6 @@ class Expected:
 
 
 _CARD = TypeAdapter(Card)
-
-
-def refused(reason: str, found: str) -> Refused:
-    """A refusal whose `facts["reason"]` is a short word for metrics."""
-    return Refused(
-        f"the model artifact is refused: {found}",
-        hint="The model in service stays. Train and promote again, or move the alias back.",
-        facts={"reason": reason},
-    )
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
