@@ -87,5 +87,5 @@ def _check_node(node: dict[str, Any], size: int, sizes: dict[int, int]) -> None:
     # if a short one could stand for a long one, a small file would say an endless tree.
     if not isinstance(node["__id__"], int) or node["__id__"] <= 0 or sizes.setdefault(node["__id__"], size) != size:
         raise refused("schema", "the schema in model.skops says two things of one node")
-    if node["__loader__"] == "NdArrayNode" and (node["type"], node["file"]) != ("numpy", f"{node['__id__']}.npy"):
+    if node["__loader__"] == "NdArrayNode" and (node["type"], node.get("file")) != ("numpy", f"{node['__id__']}.npy"):
         raise refused("schema", "an array in model.skops is not in its own file")
