@@ -28,8 +28,8 @@ from churn.jobs.stage import Staged, stage_champion
 from churn.settings import Settings, load_settings
 from churn.stores.model_cache import ModelCache
 from churn.stores.model_registry import Registry
-from churn.stores.skops_file import SKLEARN_VERSION
-from tests.faults.attacks import ATTACKS, MODEL, Payload, calling
+from churn.stores.skops_file import SCHEMA_LIMIT, SKLEARN_VERSION, load_skops
+from tests.faults.attacks import ATTACKS, MODEL, Payload, calling, zipped
 from tests.models import FakeRegistry, artifact_files, model_cache, version_of
 from tests.stores.test_model_registry import Place, small_training
 
@@ -117,6 +117,12 @@ def test_one_flipped_byte_is_refused_wherever_it_is(served: Served) -> None:
             data[place] ^= 0xFF
             with pytest.raises(Refused, match="digest differs"):
                 opened(Artifact("2", digest_of(GOOD), {**GOOD, name: bytes(data)}))
+
+
+def test_a_schema_that_would_fill_the_memory_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(Refused, match="is larger than 67108864 bytes") as caught:
+        load_skops(zipped({"schema.json": b" " * (SCHEMA_LIMIT + 1)}))
+    assert caught.value.facts["reason"] == "zip"
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, CARD_FILE])
