@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -22,7 +25,8 @@ from churn.domain.artifacts import Artifact
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
 from churn.domain.versions import CARD_FILE, MODEL_FILE, MODEL_NAME, TAG_DIGEST, ModelVersion
 from churn.errors import Unavailable
-from churn.stores.model_cache import SKLEARN_VERSION, ModelCache, load_skops
+from churn.stores.model_cache import ModelCache
+from churn.stores.skops_file import SKLEARN_VERSION, load_skops
 
 HORIZON_DAYS = 60
 RECENCY = FEATURE_NAMES.index("days_since_last_activity")
@@ -121,3 +125,18 @@ class FakeRegistry:
         self.fetches += 1
         for name, data in self.files[version.version].items():
             (folder / name).write_bytes(data)
+
+
+def nodes_of(model: bytes) -> dict[str, frozenset[str]]:
+    """The kinds of node in a skops file, and the types that each builds; compare `MODEL_NODES`."""
+    found: dict[str, set[str]] = {}
+    rest = [json.loads(zipfile.ZipFile(io.BytesIO(model)).read("schema.json"))]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            if "__loader__" in part:
+                found.setdefault(part["__loader__"], set()).add(f"{part['__module__']}.{part['__class__']}")
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
+    return {loader: frozenset(types) for loader, types in found.items()}

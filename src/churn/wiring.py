@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from churn.core.artifact import Expected, digest_of, open_artifact
 from churn.core.scoring import ServedModel
 from churn.core.value import Economics
-from churn.domain.artifacts import Artifact
+from churn.domain.artifacts import SERVED_FILES, Artifact
 from churn.domain.ports import RawTables, Snapshot, UserIdType
 from churn.domain.versions import CHAMPION, REFERENCE_FILE, ModelVersion
 from churn.domain.windows import parse_instant
@@ -136,7 +136,8 @@ def registry(settings: Settings) -> Registry:
 
 
 def model_cache(settings: Settings) -> ModelCache[ServedModel]:
-    from churn.stores.model_cache import SKLEARN_VERSION, ModelCache, load_skops
+    from churn.stores.model_cache import ModelCache
+    from churn.stores.skops_file import SKLEARN_VERSION, load_skops
 
     opened = partial(open_artifact, load_estimator=load_skops, expected=Expected(sklearn_version=SKLEARN_VERSION))
     return ModelCache(settings.home / "cache", opened)
@@ -144,7 +145,7 @@ def model_cache(settings: Settings) -> ModelCache[ServedModel]:
 
 def load_version(settings: Settings) -> Callable[[ModelVersion], ServedModel]:
     """Fetch a version into a scratch folder and open it under the service's own guards."""
-    from churn.stores.model_cache import SKLEARN_VERSION, load_skops
+    from churn.stores.skops_file import SKLEARN_VERSION, load_skops
 
     def load(version: ModelVersion) -> ServedModel:
         files = _fetched(settings, version)
@@ -154,10 +155,12 @@ def load_version(settings: Settings) -> Callable[[ModelVersion], ServedModel]:
     return load
 
 
-def _fetched(settings: Settings, version: ModelVersion) -> dict[str, bytes]:
+def _fetched(settings: Settings, version: ModelVersion) -> Mapping[str, bytes]:
+    from churn.stores.model_cache import SIZE_LIMIT, fetched_files
+
+    names = (*SERVED_FILES, REFERENCE_FILE)
     with tempfile.TemporaryDirectory() as scratch:
-        registry(settings).fetch(version, Path(scratch))
-        return {path.name: path.read_bytes() for path in Path(scratch).iterdir() if path.is_file()}
+        return fetched_files(partial(registry(settings).fetch, version), Path(scratch), names, SIZE_LIMIT)
 
 
 def champion(settings: Settings) -> ModelVersion:
@@ -257,7 +260,7 @@ def workshop(settings: Settings, snapshot: Snapshot) -> Iterator[Workshop]:
         yield Workshop(warehouse(apart), features(apart, snapshot.user_id_type))
 
 
-def artifact_files(settings: Settings) -> Callable[[ModelVersion], dict[str, bytes]]:
+def artifact_files(settings: Settings) -> Callable[[ModelVersion], Mapping[str, bytes]]:
     """A version's files by name, out of the registry."""
     return partial(_fetched, settings)
 

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from churn.core.artifact import CARD_FORMAT, Golden, card_bytes, parse_card
-from churn.domain.artifacts import TRUSTED_TYPES, Pointer
+from churn.domain.artifacts import MODEL_NODES, TRUSTED_TYPES, Pointer
 from churn.domain.versions import CARD_FILE, MODEL_FILE, ModelVersion
 from churn.errors import Refused, Unavailable
 from tests.models import (
@@ -30,6 +30,7 @@ from tests.models import (
     calibrated_forest,
     card_of,
     model_cache,
+    nodes_of,
     random_vectors,
     served_model,
     version_of,
@@ -394,12 +395,16 @@ def test_a_disk_that_takes_nothing_is_unavailable(tmp_path: Path) -> None:
 
 
 def test_the_trusted_list_is_what_our_models_need_and_no_more() -> None:
-    needed = {
-        name
-        for method in ("sigmoid", "isotonic", "temperature")
-        for name in skops.io.get_untrusted_types(data=skops.io.dumps(calibrated_forest(1, method)))
-    }
-    assert set(TRUSTED_TYPES) == needed
+    found: dict[str, frozenset[str]] = {}
+    for method in ("sigmoid", "isotonic", "temperature"):
+        for loader, types in nodes_of(skops.io.dumps(calibrated_forest(1, method))).items():
+            found[loader] = found.get(loader, frozenset()) | types
+    assert found == MODEL_NODES
+
+
+def test_skops_is_told_of_nothing_but_what_a_model_may_be_made_of() -> None:
+    untrusted = skops.io.get_untrusted_types(data=artifact_files()[MODEL_FILE])
+    assert set(untrusted) < set(TRUSTED_TYPES) == MODEL_NODES["ObjectNode"] | MODEL_NODES["TreeNode"]
 
 
 def test_the_card_is_read_as_it_was_written() -> None:

@@ -12,6 +12,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree._tree import Tree
 
 from churn.core.forest import forest_predictor, reference_predictor
 from churn.domain.schema import FEATURE_NAMES
@@ -73,18 +74,20 @@ def test_a_bare_forest_scores_as_scikit_learn_scores_it() -> None:
     assert np.array_equal(forest_predictor(forest)(vectors), forest.predict_proba(vectors)[:, 1])
 
 
-def test_a_model_that_is_no_forest_is_left_to_scikit_learn() -> None:
+def test_a_model_that_is_no_forest_is_refused() -> None:
     vectors = np.nan_to_num(random_vectors(300, seed=5))
     model = LogisticRegression(max_iter=5_000).fit(vectors / 100, np.arange(300) % 2)
-    assert np.array_equal(forest_predictor(model)(vectors), model.predict_proba(vectors)[:, 1])
+    with pytest.raises(ValueError, match="no forest"):
+        forest_predictor(model)
 
 
-def test_a_calibrated_model_that_is_no_forest_is_left_to_scikit_learn() -> None:
-    vectors = random_vectors(300, seed=5)
-    model = CalibratedClassifierCV(DecisionTreeClassifier(max_depth=3, random_state=0), cv=2).fit(
-        vectors, np.arange(300) % 2
-    )
-    assert np.array_equal(forest_predictor(model)(vectors), model.predict_proba(vectors)[:, 1])
+@pytest.mark.parametrize("cv", [2, None])
+def test_a_tree_outside_a_forest_is_refused_since_nobody_would_check_its_nodes(cv: int | None) -> None:
+    vectors, labels = random_vectors(300, seed=5), np.arange(300) % 2
+    tree = DecisionTreeClassifier(max_depth=3, random_state=0).fit(vectors, labels)
+    model = tree if cv is None else CalibratedClassifierCV(tree, cv=cv).fit(vectors, labels)
+    with pytest.raises(ValueError, match="no forest"):
+        forest_predictor(model)
 
 
 @pytest.mark.parametrize("labels", [[0], [1], [0, 1, 2], [5, 6]])
@@ -120,4 +123,12 @@ def test_a_crafted_tree_is_refused(part: str, value: int) -> None:
     state["nodes"][part][0] = value
     tree.__setstate__(state)
     with pytest.raises(ValueError, match="a tree"):
+        forest_predictor(forest)
+
+
+def test_a_tree_without_nodes_is_refused() -> None:
+    forest = RandomForestClassifier(2, max_depth=3, random_state=0)
+    forest.fit(random_vectors(60, seed=1), np.arange(60) % 2)
+    forest.estimators_[1].tree_ = Tree(WIDTH, np.array([2]), 1)
+    with pytest.raises(ValueError, match="no nodes"):
         forest_predictor(forest)

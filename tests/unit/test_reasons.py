@@ -176,9 +176,10 @@ def test_the_sum_of_a_family_is_that_of_its_features() -> None:
     }
 
 
-def test_a_model_that_is_no_forest_is_made_of_no_members() -> None:
+def test_a_model_that_is_no_forest_has_no_members_to_explain() -> None:
     vectors = np.nan_to_num(random_vectors(300, seed=5)) / 100
-    assert forest_members(LogisticRegression(max_iter=5_000).fit(vectors, np.arange(300) % 2)) == []
+    with pytest.raises(ValueError, match="no forest"):
+        forest_members(LogisticRegression(max_iter=5_000).fit(vectors, np.arange(300) % 2))
 
 
 def test_the_explained_probability_is_the_one_that_is_served() -> None:

@@ -20,10 +20,9 @@ from churn.core.forest import Predict, forest_members, forest_predictor, referen
 from churn.core.reasons import Explainer, margins
 from churn.core.scoring import ServedModel
 from churn.core.value import ContactPlan
-from churn.domain.artifacts import SERVED_FILES, Artifact
+from churn.domain.artifacts import SERVED_FILES, Artifact, refused
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, MODEL_FILE
-from churn.errors import Refused
 
 CARD_FORMAT = 2  # 2: carries the plan of contacts
 TOLERANCE = 1e-9
@@ -68,15 +67,6 @@ class _Header:
 
 
 _CARD, _HEADER = TypeAdapter(Card), TypeAdapter(_Header)
-
-
-def refused(reason: str, found: str) -> Refused:
-    """A refusal whose `facts["reason"]` is a short word for metrics."""
-    return Refused(
-        f"the model artifact is refused: {found}",
-        hint="The model in service stays. Train and promote again, or move the alias back.",
-        facts={"reason": reason},
-    )
 
 
 def digest_of(files: Mapping[str, bytes]) -> str:
@@ -177,14 +167,11 @@ def _check_golden(found: NDArray[np.float64], wanted: NDArray[np.float64], promi
             raise refused("golden", f"a golden row's probability is not {name} within {TOLERANCE:g}")
 
 
-def _checked_explainer(estimator: Any, predict: Predict, golden: Golden) -> Explainer | None:
-    """Its contributions add up on the golden rows; None for an estimator that is not made of forests."""
-    members = forest_members(estimator)
-    if not members:
-        return None
+def _checked_explainer(estimator: Any, predict: Predict, golden: Golden) -> Explainer:
+    """Its contributions add up on the golden rows."""
     vectors = np.array(golden.vectors, dtype=np.float64)
     try:
-        explain = Explainer(members)
+        explain = Explainer(forest_members(estimator))
         found = explain(vectors)
     except Exception as error:  # as above
         raise refused("golden", f"its golden rows cannot be explained ({type(error).__name__})") from error

@@ -2,7 +2,8 @@
 
 `predict_proba` spends 5-12 ms a call on checks and thread pools; a loop over the trees' own `predict` does the same
 additions in the same order in under 0.5 ms. `tree_.predict` is semi-private: scikit-learn is pinned by the model's
-card, golden rows decide at load (see artifact.py), and whatever is not recognised here is left to scikit-learn.
+card, golden rows decide at load (see artifact.py), and whatever is not recognised here is refused: scikit-learn would
+follow the trees of a crafted model wherever they lead.
 """
 
 from __future__ import annotations
@@ -40,22 +41,21 @@ class Member:
 def forest_predictor(estimator: Any) -> Predict:
     """(n, f) float64 vectors -> (n,) probabilities of class 1, bit-equal to `estimator.predict_proba`, NaN included.
 
-    Raises ValueError for an estimator that is not a sound binary classifier of the classes 0 and 1, and, when
+    Raises ValueError for an estimator that is not a sound forest, calibrated or not, of the classes 0 and 1, and, when
     called, for another number of columns or for values beyond float32.
     """
-    members = forest_members(estimator)
-    return partial(_mean, members) if members else reference_predictor(estimator)
+    return partial(_mean, forest_members(estimator))
 
 
 def forest_members(estimator: Any) -> Sequence[Member]:
-    """The forests that `estimator` is made of; none when it is something else. Raises ValueError as above."""
+    """The forests that `estimator` is made of, at least one. Raises ValueError as above."""
     column = _positive_column(estimator.classes_)
     if isinstance(estimator, RandomForestClassifier):
         return [_member(estimator, column, np.copy)]
     if isinstance(estimator, CalibratedClassifierCV) and all(map(_is_forest, estimator.calibrated_classifiers_)):
         # scikit-learn calibrates the last class of two, whatever the order of the labels.
         return [_member(_thawed(each.estimator), 1, _calibration(each)) for each in estimator.calibrated_classifiers_]
-    return []
+    raise ValueError("the model is no forest")
 
 
 def reference_predictor(estimator: Any) -> Predict:
@@ -139,6 +139,8 @@ def as_float32(vectors: Vectors, width: int) -> NDArray[np.float32]:
 
 def _check_nodes(tree: Any, width: int) -> None:
     """The trees' C code trusts its arrays: a crafted one would read beyond them or never reach a leaf."""
+    if tree.node_count == 0:  # C would read a first node all the same
+        raise ValueError("a tree has no nodes")
     own = np.arange(tree.node_count)
     leaf = tree.children_left == -1
     inner = ~leaf

@@ -7,18 +7,47 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from churn.domain.versions import CARD_FILE, MODEL_FILE
+from churn.errors import Refused
 
 SERVED_FILES = (MODEL_FILE, CARD_FILE)
 
-# What skops may build besides its own list of scikit-learn's public types. It is ours, never the artifact's: an
-# artifact that could extend it would be code. To change it: print `skops.io.get_untrusted_types` of a model the
-# training made, read the source of every new type, and add it here; tests/stores/test_model_cache.py compares.
-TRUSTED_TYPES = (
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.calibration._TemperatureScaling",
-    "sklearn.tree._tree.Tree",
-)
+# All that a model file may be made of: skops's kinds of node, and the types each may build. It is ours, never the
+# artifact's: an artifact that could extend it would be code. It is also narrower than skops's own list, which holds
+# every public estimator of scikit-learn, some with trees that nobody checks. To change it: print `nodes_of` (tests/
+# models.py) for a model that the training made, read the source of every new type, and add it here.
+MODEL_NODES: Mapping[str, frozenset[str]] = {
+    "JsonNode": frozenset({"builtins.str"}),
+    "TypeNode": frozenset({"builtins.str"}),
+    "DictNode": frozenset({"builtins.dict"}),
+    "ListNode": frozenset({"builtins.list"}),
+    "TupleNode": frozenset({"builtins.tuple"}),
+    "NdArrayNode": frozenset({"numpy.ndarray", "numpy.float64", "numpy.int64"}),
+    "ObjectNode": frozenset(
+        {
+            "sklearn.calibration.CalibratedClassifierCV",
+            "sklearn.calibration._CalibratedClassifier",
+            "sklearn.calibration._SigmoidCalibration",
+            "sklearn.calibration._TemperatureScaling",
+            "sklearn.ensemble._forest.RandomForestClassifier",
+            "sklearn.frozen._frozen.FrozenEstimator",
+            "sklearn.isotonic.IsotonicRegression",
+            "sklearn.tree._classes.DecisionTreeClassifier",
+        }
+    ),
+    "TreeNode": frozenset({"sklearn.tree._tree.Tree"}),
+}
+
+# What skops has to be told, since its own list lacks some of them.
+TRUSTED_TYPES = tuple(sorted(MODEL_NODES["ObjectNode"] | MODEL_NODES["TreeNode"]))
+
+
+def refused(reason: str, found: str) -> Refused:
+    """A refusal of a version's files; `facts["reason"]` is a short word for metrics."""
+    return Refused(
+        f"the model artifact is refused: {found}",
+        hint="The model in service stays. Train and promote again, or move the alias back.",
+        facts={"reason": reason},
+    )
 
 
 @dataclass(frozen=True)

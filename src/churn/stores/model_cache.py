@@ -1,4 +1,4 @@
-"""The local cache of verified model versions, and the only importer of skops.
+"""The local cache of verified model versions, and the safe way to read what a registry hands out.
 
     <root>/models/<version>-<digest12>/{model.skops,churn_model.json}
     <root>/champion.json     which of them is in service, and which was before
@@ -10,6 +10,7 @@ One process stages, any number load.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,26 +18,25 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import sklearn
-import skops.io
 from pydantic import TypeAdapter, ValidationError
 
-from churn.domain.artifacts import SERVED_FILES, TRUSTED_TYPES, Artifact, Pointer, StagingStatus
+from churn.domain.artifacts import SERVED_FILES, Artifact, Pointer, StagingStatus, refused
 from churn.domain.versions import ModelVersion
 from churn.errors import Refused, Unavailable
 
 Model = TypeVar("Model")
 Record = TypeVar("Record", Pointer, StagingStatus)
 Fetch = Callable[[ModelVersion, Path], None]
+Files = Mapping[str, bytes]
 
-SKLEARN_VERSION: str = sklearn.__version__
 SIZE_LIMIT = 512 * 2**20
 _ABANDONED_AFTER_SECONDS = 3600.0
 _VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -45,15 +45,14 @@ _POINTER: TypeAdapter[Pointer] = TypeAdapter(Pointer)
 _STATUS: TypeAdapter[StagingStatus] = TypeAdapter(StagingStatus)
 
 
-def load_skops(data: bytes) -> Any:
-    """The estimator in `data`, built of trusted types only; raises Refused."""
-    # skops raises whatever a crafted file makes it stumble over: every exception means that the file is not a model.
-    try:
-        return skops.io.loads(data, trusted=list(TRUSTED_TYPES))
-    except skops.io.exceptions.UntrustedTypesFoundException as error:
-        raise _refused("untrusted_type", "model.skops holds types that are not trusted") from error
-    except Exception as error:
-        raise _refused("not_skops", f"model.skops cannot be read ({type(error).__name__})") from error
+def fetched_files(fetch: Callable[[Path], None], folder: Path, names: Sequence[str], size_limit: int) -> Files:
+    """What `fetch` brought into the empty `folder` under `names`; other files are never read.
+
+    Raises Refused when one is missing, when anything there is no plain file or folder, or for more bytes than allowed.
+    """
+    fetch(folder)
+    _check_kinds(folder, size_limit)
+    return _read_plain_files(folder, names, size_limit)
 
 
 class ModelCache(Generic[Model]):
@@ -76,7 +75,8 @@ class ModelCache(Generic[Model]):
     def load(self, pointer: Pointer) -> Model:
         """The pointed-at version, verified again. Raises Refused, Unavailable."""
         with _disk():
-            files = _read_served_files(self._models / _folder(pointer.version, pointer.digest), self._size_limit)
+            folder = self._models / _folder(pointer.version, pointer.digest)
+            files = _read_plain_files(folder, SERVED_FILES, self._size_limit)
             return self._open(Artifact(pointer.version, pointer.digest, files))
 
     def stage(self, version: ModelVersion, fetch: Fetch) -> Pointer:
@@ -120,9 +120,7 @@ class ModelCache(Generic[Model]):
         try:
             download, kept = incoming / "download", incoming / target.folder
             download.mkdir()
-            fetch(version, download)
-            _check_kinds(download, self._size_limit)
-            files = _read_served_files(download, self._size_limit)
+            files = fetched_files(partial(fetch, version), download, SERVED_FILES, self._size_limit)
             self._open(Artifact(target.version, target.digest, files))
             _write_served_files(kept, files)
             self._rename(kept, self._models / target.folder)
@@ -165,14 +163,6 @@ class ModelCache(Generic[Model]):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _refused(reason: str, found: str) -> Refused:
-    return Refused(
-        f"the model artifact is refused: {found}",
-        hint="The model in service stays. Train and promote again, or move the alias back.",
-        facts={"reason": reason},
-    )
-
-
 @contextmanager
 def _disk() -> Iterator[None]:
     try:
@@ -188,9 +178,9 @@ def _disk() -> Iterator[None]:
 def _folder(version: str, digest: str) -> str:
     """The folder's name; version and digest come from outside, so they may not shape a path."""
     if not _DIGEST.fullmatch(digest):
-        raise _refused("digest", "the version carries no valid digest tag")
+        raise refused("digest", "the version carries no valid digest tag")
     if not _VERSION.fullmatch(version):
-        raise _refused("version", "its version is not a plain name")
+        raise refused("version", "its version is not a plain name")
     return f"{version}-{digest[:12]}"
 
 
@@ -201,30 +191,40 @@ def _check_kinds(folder: Path, size_limit: int) -> None:
         for name in (*folders, *names):
             found = (Path(parent) / name).lstat()
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                raise _refused("file_kind", "it holds something that is neither file nor folder")
+                raise refused("file_kind", "it holds something that is neither file nor folder")
             total += found.st_size
     if total > size_limit:
-        raise _refused("size", f"it takes {total} bytes, more than {size_limit}")
+        raise refused("size", f"it takes {total} bytes, more than {size_limit}")
 
 
-def _read_served_files(folder: Path, size_limit: int) -> dict[str, bytes]:
-    """The served files; others are never read. Raises Refused when one is missing, no file or too large."""
-    return {name: _read_plain(folder / name, size_limit) for name in SERVED_FILES}
+def _read_plain_files(folder: Path, names: Sequence[str], size_limit: int) -> Files:
+    """Raises Refused when a file is missing, too large or no plain file, or when the folder is a link elsewhere."""
+    if folder.is_symlink():
+        raise refused("file_kind", "its folder is a link")
+    return {name: _read_plain(folder / name, size_limit) for name in names}
 
 
 def _read_plain(path: Path, size_limit: int) -> bytes:
+    # The very file that is looked at is read, or somebody could exchange it in between. Opening follows no link and
+    # does not wait for the other end of a pipe.
     try:
-        found = path.lstat()
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _refused("missing_file", f"{path.name} is missing") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise _refused("file_kind", f"{path.name} is not a plain file")
-    if found.st_size > size_limit:
-        raise _refused("size", f"{path.name} is larger than {size_limit} bytes")
-    return path.read_bytes()
+        raise refused("missing_file", f"{path.name} is missing") from error
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise
+        raise refused("file_kind", f"{path.name} is not a plain file") from error
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise refused("file_kind", f"{path.name} is not a plain file")
+        if found.st_size > size_limit:
+            raise refused("size", f"{path.name} is larger than {size_limit} bytes")
+        return file.read(size_limit)
 
 
-def _write_served_files(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write_served_files(folder: Path, files: Files) -> None:
     folder.mkdir()
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -239,7 +239,7 @@ def _read(path: Path, form: TypeAdapter[Record]) -> Record | None:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise _refused("pointer", f"{path.name} cannot be read") from error
+            raise refused("pointer", f"{path.name} cannot be read") from error
 
 
 def _write(path: Path, value: Pointer | StagingStatus) -> Path:

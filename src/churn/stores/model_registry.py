@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -38,7 +40,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.types.schema import ColSpec, DataType, Schema, TensorSpec
 
-from churn.domain.artifacts import SERVED_FILES
+from churn.domain.artifacts import SERVED_FILES, refused
 from churn.domain.schema import FEATURE_VIEW, PROJECT
 from churn.domain.versions import (
     CHALLENGER,
@@ -178,6 +180,7 @@ class Registry:
         if found is None:
             raise Refused(f"the version's source {source!r} is no logged model", hint="Register with `churn train`.")
         location = self._client.get_logged_model(found[1]).artifact_location
+        _check_plain(location, names)
         for name in names:
             mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{name}", dst_path=str(folder))
 
@@ -237,6 +240,19 @@ class Registry:
         """Copy the version's files into `folder`: only those that serving reads, whatever else lies beside them."""
         with _registry_faults():
             self._download(version.source, (*SERVED_FILES, REFERENCE_FILE), folder)
+
+
+def _check_plain(location: str, names: tuple[str, ...]) -> None:
+    """Raises Refused when a file on this machine is a link or no file: MLflow would follow it, or wait for a pipe."""
+    place = urlsplit(location)
+    if place.scheme not in ("", "file"):
+        return
+    folder = Path(url2pathname(place.path))
+    files = [folder / name for name in names]
+    if any(each.is_symlink() for each in (folder.parent, folder, *files)):
+        raise refused("file_kind", "it holds a link")
+    if any(each.exists() and not each.is_file() for each in files):
+        raise refused("file_kind", "it holds something that is neither file nor folder")
 
 
 def _signature(features: tuple[str, ...]) -> ModelSignature:
