@@ -113,7 +113,13 @@ def train_model(settings: Settings, parameters: ForestParameters, test_cutoffs: 
         features=wiring.features(settings),
         registry=wiring.registry(settings),
     )
-    plan = TrainingPlan(parameters, settings.horizon, test_cutoffs, **wiring.code_facts(settings))
+    plan = TrainingPlan(
+        parameters,
+        settings.horizon,
+        test_cutoffs,
+        fairness_column=settings.fairness_column,
+        **wiring.code_facts(settings),
+    )
     return train(stores, plan, tell)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version as installed_version
@@ -12,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from churn.core.alarms import Log, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
 from churn.core.model import ForestParameters, probabilities
+from churn.core.plots import slices as plot_slices
+from churn.core.slices import TIER, SliceReport, labels_of, slice_report
 from churn.core.training import (
     Evaluated,
     dataset_frame,
     figures,
     golden_vectors,
+    intervals_table,
     metric_values,
     reference_frame,
 )
 from churn.core.training import train as fit_and_judge
-from churn.core.training_set import SplitRows, entities_of, rows_of, split_rows
+from churn.core.training_set import Rows, SplitRows, entities_of, rows_of, split_rows
 from churn.domain.artifacts import TRUSTED_TYPES
-from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables, Snapshot
+from churn.domain.ports import LabelledUsers, Labels, ModelRegistry, OfflineFeatures, Snapshot
+from churn.domain.predictions import HIGH_FROM
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
@@ -40,7 +45,7 @@ SERVING_PACKAGES = ("scikit-learn", "skops", "numpy")
 class TrainingStores:
     """What training reads and writes."""
 
-    raw: RawTables
+    raw: LabelledUsers
     labels: Labels
     features: OfflineFeatures
     registry: ModelRegistry
@@ -55,6 +60,7 @@ class TrainingPlan:
     test_cutoffs: int
     commit: str
     lock_sha256: str
+    fairness_column: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,9 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
     after_test(rows.test, result.probability)
+    slices = _slices(stores, plan, origin.snapshot, (rows.test, result.probability))
     progress("recording the run")
-    version = stores.registry.record(_record(origin, plan, rows, result))
+    version = stores.registry.record(_with_slices(_record(origin, plan, rows, result), slices))
     return Trained(version, rows, result)
 
 
@@ -149,9 +156,31 @@ def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evalua
         trusted_types=TRUSTED_TYPES,
         files={CARD_FILE: _card(plan, rows, result, reference), REFERENCE_FILE: reference},
         figures=figures(result, rows.test),
-        tables={"comparison": result.comparison, "by_cutoff": result.by_cutoff},
+        tables={
+            "comparison": result.comparison,
+            "by_cutoff": result.by_cutoff,
+            "intervals": intervals_table(rows.test, result),
+        },
         datasets=frames,
         requirements=tuple(f"{name}=={installed_version(name)}" for name in SERVING_PACKAGES),
+    )
+
+
+def _slices(
+    stores: TrainingStores, plan: TrainingPlan, snapshot: Snapshot, tested: tuple[Rows, NDArray[np.float64]]
+) -> SliceReport:
+    """The figures of parts of the test rows; the tier is today's, so it cuts reports and is no feature."""
+    test, probability = tested
+    tiers = labels_of(test.user_id, stores.raw.user_labels(snapshot, TIER))
+    return slice_report(test, probability, {TIER: tiers}, fairness_column=plan.fairness_column, threshold=HIGH_FROM)
+
+
+def _with_slices(record: TrainingRecord, slices: SliceReport) -> TrainingRecord:
+    return replace(
+        record,
+        metrics={**record.metrics, **slices.metric_values()},
+        figures={**record.figures, "slices": plot_slices(slices.slices)},
+        tables={**record.tables, "slices": slices.table()},
     )
 
 
