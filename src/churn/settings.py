@@ -54,7 +54,8 @@ class Settings(BaseModel):
     memory_limit_gb: float = Field(4.0, gt=0, description="Memory DuckDB may take before it spills to disk")
     monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
     fairness_column: Literal["", "subscription_tier"] = Field(
-        "", description="Column of users whose groups every training sets beside each other; default: none"
+        "",
+        description="Column of users whose groups each training sets side by side; snapshots keep subscription_tier only",
     )
     drift_psi: float = Field(0.1, gt=0, description="Population stability index from which a feature counts as drifted")
 

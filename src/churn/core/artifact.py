@@ -121,6 +121,7 @@ def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], ex
         features=card.features,
         horizon_days=card.horizon_days,
         predict=predict,
+        size_bytes=sum(len(artifact.files[name]) for name in SERVED_FILES),
     )
 
 

@@ -21,7 +21,10 @@ _RULES = {feature.name: feature for feature in FEATURES}
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1]."""
+    """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1].
+
+    `size_bytes` is that of the served files.
+    """
 
     version: str
     digest: str
@@ -29,6 +32,7 @@ class ServedModel:
     features: tuple[str, ...]
     horizon_days: int
     predict: Callable[[Vectors], Vectors]
+    size_bytes: int = 0
 
 
 def invalid_features(features: Sequence[str], vectors: Vectors) -> NDArray[np.bool_]:

@@ -131,6 +131,9 @@ class ModelRegistry(Protocol):
     def tag(self, version: str, key: str, value: str) -> None:
         """Set one tag of a version."""
 
+    def log_artifact(self, run_id: str, name: str, content: str) -> None:
+        """Keep a text under `name` beside the run that made a version. Raises Unavailable."""
+
     def fetch(self, version: ModelVersion, folder: Path) -> None:
         """Copy the version's served files into `folder`."""
 
