@@ -9,7 +9,7 @@ from pathlib import Path
 
 from churn import wiring
 from churn.core.model import CALIBRATIONS, ForestParameters
-from churn.core.promotion import parse_policy
+from churn.core.policy import parse_policy
 from churn.domain.ports import Snapshot, Window
 from churn.domain.windows import EVERY, Every, as_utc, cutoff_name, cutoffs_between, parse_instant
 from churn.errors import BadInput, NotReady
@@ -128,6 +128,7 @@ def promote_version(settings: Settings, version: str) -> Promotion:
     if not settings.policy.is_file():
         raise BadInput(f"there is no promotion policy at {settings.policy}", hint="Set CHURN_POLICY to a policy.yaml.")
     stores = PromotionStores(
+        raw=wiring.raw_tables(settings),
         registry=wiring.registry(settings),
         labels=wiring.warehouse(settings),
         features=wiring.features(settings),

@@ -55,7 +55,7 @@ class Settings(BaseModel):
     monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
     fairness_column: Literal["", "subscription_tier"] = Field(
         "",
-        description="Column of users whose groups each training sets side by side; snapshots keep subscription_tier only",
+        description="Column of users whose groups each training compares; snapshots keep subscription_tier only",
     )
     drift_psi: float = Field(0.1, gt=0, description="Population stability index from which a feature counts as drifted")
 
