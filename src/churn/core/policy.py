@@ -91,7 +91,7 @@ class SliceLimits(_Part):
 class ServingLimits(_Part):
     """What serving can bear."""
 
-    maximum_latency_ms: float = Field(gt=0, description="99th percentile of scoring one row by the served predictor")
+    maximum_latency_ms: float = Field(gt=0, description="Median of scoring one row by the served predictor")
     maximum_size_bytes: int = Field(gt=0, description="Of the served files together")
 
 

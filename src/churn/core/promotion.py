@@ -32,7 +32,7 @@ NAMES: dict[Figure, str] = {"log_loss": "log loss", "pr_auc": "PR-AUC", "expecte
 class Evidence:
     """What both versions say of the same n test rows. `champion` None: there is none to compare with.
 
-    `labels` cut slices. `latency_ms` is the 99th percentile of scoring one row, `size_bytes` that of the served files.
+    `labels` cut slices. `latency_ms` is the median of scoring one row, `size_bytes` that of the served files.
     """
 
     rows: Rows
@@ -244,7 +244,7 @@ def _served(evidence: Evidence, policy: Policy) -> list[Reason]:
     limits = policy.serving
     return [
         Reason(
-            f"one row is scored within {limits.maximum_latency_ms:g} ms (99th percentile)",
+            f"one row is scored within {limits.maximum_latency_ms:g} ms (median)",
             evidence.latency_ms <= limits.maximum_latency_ms,
             f"{evidence.latency_ms:.2f} ms",
         ),

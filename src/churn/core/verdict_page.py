@@ -155,7 +155,7 @@ def _quality(facts: Told) -> str:
         for key, name in FIGURES
     )
     table = f"<table class=figures><tr><th></th>{heads}</tr>{lines}</table>"
-    served = f"One row in {facts['latency_ms']:.2f} ms (99th percentile); {facts['size_bytes']:,} bytes served. "
+    served = f"One row in {facts['latency_ms']:.2f} ms (median); {facts['size_bytes']:,} bytes served. "
     recency = f"Recency alone has a ROC-AUC of {facts['recency']['auc_score']:.4f}."
     return (
         f"<section><h2>Quality and calibration</h2><p class=note>{served}{recency}</p>"
