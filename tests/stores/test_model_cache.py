@@ -29,6 +29,7 @@ from tests.models import (
     card_of,
     model_cache,
     random_vectors,
+    served_model,
     version_of,
     with_card,
 )
@@ -75,6 +76,11 @@ def test_a_staged_version_is_found_loaded_and_scores_as_scikit_learn_does(tmp_pa
     model, vectors = cache.load(pointer), random_vectors(50, seed=5)
     assert np.array_equal(model.predict(vectors), calibrated_forest(1).predict_proba(vectors)[:, 1])
     assert (model.version, model.digest, model.horizon_days) == ("7", version.digest, 60)
+
+
+def test_a_model_knows_the_size_of_its_served_files() -> None:
+    files = artifact_files()
+    assert served_model().size_bytes == len(files[MODEL_FILE]) + len(files[CARD_FILE])
 
 
 def test_an_empty_cache_has_no_champion(tmp_path: Path) -> None:
