@@ -78,6 +78,7 @@ class MemoryRegistry:
     versions: dict[str, ModelVersion] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     files: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    artifacts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(
         self, version: str, tags: Mapping[str, str], alias: str = "", files: Mapping[str, bytes] | None = None
@@ -102,6 +103,9 @@ class MemoryRegistry:
 
     def tag(self, version: str, key: str, value: str) -> None:
         self.get(version).tags[key] = value
+
+    def log_artifact(self, run_id: str, name: str, content: str) -> None:
+        self.artifacts[run_id, name] = content
 
     def fetch(self, version: ModelVersion, folder: Path) -> None:
         for name, data in self.files[version.version].items():

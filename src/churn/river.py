@@ -10,7 +10,7 @@ from pathlib import Path
 
 from churn import wiring
 from churn.core.model import CALIBRATIONS, ForestParameters
-from churn.core.promotion import parse_policy
+from churn.core.policy import parse_policy
 from churn.domain.ports import ModelRegistry, Snapshot, Window
 from churn.domain.versions import CHAMPION, ModelVersion
 from churn.domain.windows import EVERY, Every, as_utc, cutoff_name, cutoffs_between, parse_instant
@@ -117,8 +117,14 @@ def train_model(settings: Settings, parameters: ForestParameters, test_cutoffs: 
         features=wiring.features(settings),
         registry=wiring.registry(settings),
     )
-    facts = wiring.code_facts(settings)
-    plan = TrainingPlan(parameters, settings.horizon, test_cutoffs, wiring.economics(settings), **facts)
+    plan = TrainingPlan(
+        parameters,
+        settings.horizon,
+        test_cutoffs,
+        wiring.economics(settings),
+        fairness_column=settings.fairness_column,
+        **wiring.code_facts(settings),
+    )
     return train(stores, plan, tell)
 
 
@@ -127,6 +133,7 @@ def promote_version(settings: Settings, version: str) -> Promotion:
     if not settings.policy.is_file():
         raise BadInput(f"there is no promotion policy at {settings.policy}", hint="Set CHURN_POLICY to a policy.yaml.")
     stores = PromotionStores(
+        raw=wiring.raw_tables(settings),
         registry=wiring.registry(settings),
         labels=wiring.warehouse(settings),
         features=wiring.features(settings),

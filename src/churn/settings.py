@@ -63,6 +63,10 @@ class Settings(BaseModel):
     body_limit_bytes: int = Field(2_000_000, ge=1024, description="Largest request body")
     memory_limit_gb: float = Field(4.0, gt=0, description="Memory DuckDB may take before it spills to disk")
     monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
+    fairness_column: Literal["", "subscription_tier"] = Field(
+        "",
+        description="Column of users whose groups each training compares; snapshots keep subscription_tier only",
+    )
     drift_psi: float = Field(0.1, gt=0, description="Population stability index from which a feature counts as drifted")
 
     @field_validator("clock")

@@ -81,6 +81,11 @@ def test_a_staged_version_is_found_loaded_and_scores_as_scikit_learn_does(tmp_pa
     assert (model.version, model.digest, model.horizon_days) == ("7", version.digest, 60)
 
 
+def test_a_model_knows_the_size_of_its_served_files() -> None:
+    files = artifact_files()
+    assert served_model().size_bytes == len(files[MODEL_FILE]) + len(files[CARD_FILE])
+
+
 def test_an_empty_cache_has_no_champion(tmp_path: Path) -> None:
     assert model_cache(tmp_path / "absent").champion() is None
     assert model_cache(tmp_path / "absent").status() is None

@@ -77,6 +77,21 @@ def test_a_snapshot_is_read_back_as_it_was_written(store: SnapshotStore) -> None
     assert pq.read_table(snapshot.folder / "quarantine" / "orders.parquet") == quarantine("guest")["orders"]
 
 
+def test_users_are_labelled_by_a_column_of_theirs(store: SnapshotStore) -> None:
+    users = pa.table({"user_id": [1, 2, 3], "subscription_tier": ["pro", None, "free"]})
+    snapshot = store.write({**tables(1), "users": users}, quarantine(), manifest())
+    assert store.user_labels(snapshot, "subscription_tier") == {1: "pro", 3: "free"}
+
+
+def test_labels_out_of_a_changed_table_are_not_handed_out(store: SnapshotStore) -> None:
+    snapshot = written(store, 1)
+    path = snapshot.folder / "users.parquet"
+    path.chmod(0o644)
+    pq.write_table(pa.table({"user_id": [1], "subscription_tier": ["pro"]}), path)
+    with pytest.raises(Mismatch, match=r"users of .* was changed after it was written"):
+        store.user_labels(snapshot, "subscription_tier")
+
+
 def test_the_id_is_the_time_and_the_fingerprint(store: SnapshotStore) -> None:
     snapshot = written(store, 1)
     fingerprint = snapshot.manifest["fingerprint"]

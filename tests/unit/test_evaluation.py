@@ -6,8 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
-from churn.core.evaluation import comparison, expected_calibration_error, lift_at, metrics, metrics_by_cutoff
+from churn.core.evaluation import (
+    brier_parts,
+    calibration_line,
+    comparison,
+    expected_calibration_error,
+    lift_at,
+    metrics,
+    metrics_by_cutoff,
+)
 
 Y = np.array([0, 0, 1, 1, 1])
 P = np.array([0.1, 0.4, 0.35, 0.8, 0.9])
@@ -22,12 +31,17 @@ def test_the_figures_of_five_users_are_those_worked_out_by_hand() -> None:
             "log_loss": -math.log(0.9 * 0.6 * 0.35 * 0.8 * 0.9) / 5,
             "brier": (0.01 + 0.16 + 0.4225 + 0.04 + 0.01) / 5,
             "brier_base": 0.24,
+            "brier_reliability": (0.01 + 0.16 + 0.4225 + 0.04 + 0.01) / 5,  # groups of one: nothing is averaged away
+            "brier_resolution": 0.24,  # and each outcome is told from every other
+            "brier_uncertainty": 0.24,
             "ece": (0.1 + 0.4 + 0.65 + 0.2 + 0.1) / 5,  # five users make five groups of one
             "calibration_in_the_large": 0.51 - 0.6,
+            "calibration_intercept": 0.9916852,  # as scikit-learn fits it without a penalty
+            "calibration_slope": 1.9602509,
             "lift_10": 1 / 0.6,
             "n": 5.0,
         },
-        abs=1e-12,
+        abs=1e-7,
     )
 
 
@@ -39,7 +53,7 @@ def test_tied_probabilities_count_half_in_the_auc() -> None:
 def test_with_one_outcome_only_ranking_figures_are_nan_and_the_others_are_not(outcome: int) -> None:
     found = metrics(np.full(4, outcome), np.array([0.1, 0.2, 0.8, 0.9]))
     nan = {name for name, value in found.items() if math.isnan(value)}
-    assert nan == {"auc_score", "pr_auc", "lift_10"}
+    assert nan == {"auc_score", "pr_auc", "lift_10", "calibration_intercept", "calibration_slope"}
     assert found["base_rate"] == float(outcome)
 
 
@@ -81,6 +95,53 @@ def test_a_shift_of_all_probabilities_is_the_calibration_error() -> None:
     y, probability = perfectly_calibrated()
     assert expected_calibration_error(y, probability + 0.05) == pytest.approx(0.05)
     assert metrics(y, probability + 0.05)["calibration_in_the_large"] == pytest.approx(0.05)
+
+
+def test_the_parts_of_the_brier_score_of_two_groups_are_those_worked_out_by_hand() -> None:
+    # (.2, .2): one of two churned; (.8, .8): both did. Rate .75.
+    y, probability = np.array([0, 1, 1, 1]), np.array([0.2, 0.2, 0.8, 0.8])
+    reliability, resolution, uncertainty = brier_parts(y, probability, bins=2)
+    assert reliability == pytest.approx((0.3**2 + 0.2**2) / 2)
+    assert resolution == pytest.approx((0.25**2 + 0.25**2) / 2)  # Murphy's own: no probability varies inside a group
+    assert uncertainty == pytest.approx(0.75 * 0.25)
+
+
+@pytest.mark.parametrize("bins", [1, 3, 10])
+def test_the_parts_of_the_brier_score_add_up_whatever_the_groups(bins: int) -> None:
+    rng = np.random.default_rng(5)
+    probability = rng.random(501)
+    y = (rng.random(501) < probability**2).astype(int)
+    reliability, resolution, uncertainty = brier_parts(y, probability, bins)
+    assert reliability - resolution + uncertainty == pytest.approx(np.mean((probability - y) ** 2), abs=1e-14)
+
+
+def test_a_perfectly_calibrated_model_has_no_brier_reliability() -> None:
+    assert brier_parts(*perfectly_calibrated())[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_calibration_line_finds_how_the_log_odds_were_bent() -> None:
+    true = np.repeat(np.arange(1, 20) / 20, 200)
+    y = (np.tile(np.arange(200), 19) + 0.5 < true * 200).astype(int)
+    # Log-odds twice too far out and .5 too high: logit(true) = (logit(told) - .5) / 2.
+    told = expit(2 * logit(true) + 0.5)
+    assert calibration_line(y, told) == pytest.approx((-0.25, 0.5), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("y", "probability"),
+    [([1, 1, 1], [0.2, 0.5, 0.9]), ([0, 1, 1], [0.4, 0.4, 0.4]), ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9])],
+    ids=["one outcome", "one probability", "parted without a mistake"],
+)
+def test_there_is_no_calibration_line_where_the_fit_has_no_answer(y: list[int], probability: list[float]) -> None:
+    assert all(map(math.isnan, calibration_line(np.array(y), np.array(probability))))
+
+
+def test_certain_probabilities_have_a_calibration_line() -> None:
+    y, probability = np.array([0, 1, 1, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    intercept, slope = calibration_line(y, probability)
+    # The odds are even among the first two, three to one among the others; log-odds are cut at 1e-6.
+    assert intercept == pytest.approx(math.log(3) / 2, abs=1e-6)
+    assert slope == pytest.approx(math.log(3) / 2 / -math.log(1e-6), rel=1e-4)
 
 
 # -- lift ------------------------------------------------------------------------------------------------------------

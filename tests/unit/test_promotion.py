@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
-from churn.core.promotion import Evidence, Policy, judge, parse_policy
+from churn.core.policy import Policy, parse_policy
+from churn.core.promotion import Evidence, judge
 from churn.core.scoring import ServedModel
+from churn.core.training_set import Rows
+from churn.domain.ports import Snapshot
+from churn.domain.predictions import UserId
 from churn.domain.schema import FEATURE_NAMES
 from churn.domain.verdicts import PromotionVerdict
 from churn.domain.versions import CHALLENGER, CHAMPION, TAG_LINEAGE, TAG_VERDICT, ModelVersion
@@ -22,23 +29,57 @@ from tests.exports import at, labelled_frame
 from tests.memory import BuiltShop, MemoryRegistry
 
 Array = NDArray[np.float64]
-POLICY = Policy(
-    minimum_test_rows=200,
-    minimum_auc_over_recency=0.0,
-    maximum_auc_loss=0.005,
-    maximum_log_loss_increase=0.005,
-    maximum_ece=0.15,
-    allow_override=False,
-)
+POLICY_FILE = Path(__file__).parents[2] / "policy.yaml"
+
+
+def policy_with(**changes: Any) -> Policy:
+    """The committed policy, its replicates fewer, with other values under `part__key` names."""
+    found = yaml.safe_load(POLICY_FILE.read_text())
+    for name, value in {"intervals__replicates": 300, **changes}.items():
+        *parts, key = name.split("__")
+        target = found
+        for part in parts:
+            target = target[part]
+        target[key] = value
+    return parse_policy(yaml.safe_dump(found))
+
+
+POLICY = policy_with()
+# Whatever is not the rule in question is out of the way.
+LENIENT = {
+    "rows__minimum": 1,
+    "rows__minimum_users_of_each_outcome": 1,
+    "calibration__maximum_ece": 1.0,
+    "calibration__maximum_in_the_large": 1.0,
+    "champion__superior_in": [],
+    "champion__log_loss": {"non_inferiority_margin": 99},
+    "champion__pr_auc": {"non_inferiority_margin": 99},
+    "champion__expected_value": {"non_inferiority_margin": 99},
+    "slices__maximum_auc_shortfall": 1,
+    "slices__maximum_calibration_gap": 1,
+    "slices__maximum_log_loss_increase": 99,
+}
 
 # -- the judge -------------------------------------------------------------------------------------------------------
 
-# 400 users with ten probabilities; of the 40 with probability p exactly 40 p churn. ROC-AUC .83, calibrated.
-LEVELS = np.arange(10) / 10 + 0.05
-PROBABILITY: Array = np.repeat(LEVELS, 40)
-Y = (np.tile(np.arange(40), 10) + 0.5 < PROBABILITY * 40).astype(np.int64)
-NOTHING: Array = np.zeros(400)
-GOOD = Evidence(y=Y, challenger=PROBABILITY, recency=NOTHING, champion=PROBABILITY)
+# 2,000 users with ten probabilities; of the 200 with probability p exactly 200 p churn. ROC-AUC .83, calibrated.
+N = 2000
+PROBABILITY: Array = np.tile((np.arange(10) + 0.5) / 10, N // 10)
+# A step that is prime to 200 spreads those who churn evenly over the rows, so that any stretch of rows is calibrated.
+Y = (np.repeat(np.arange(200) * 77 % 200, 10) + 0.5 < PROBABILITY * 200).astype(np.int64)
+DULL: Array = 0.5 + 0.6 * (PROBABILITY - 0.5)  # the same order, said with less courage
+WRONG: Array = np.where(Y == 1, 0.1, 0.9)
+
+
+def rows_of_users(**columns: Any) -> Rows:
+    """One row a user of 100 days' tenure with ten orders, active a day ago; `columns` overwrite features."""
+    X = np.ones((N, len(FEATURE_NAMES)))
+    for name, values in {"days_since_signup": 100, "total_orders": 10, **columns}.items():
+        X[:, FEATURE_NAMES.index(name)] = values
+    return Rows(X, Y, np.full(N, np.datetime64("2011-10-10", "us")), np.arange(N).astype(object))
+
+
+BETTER = Evidence(rows_of_users(), PROBABILITY, champion=DULL, latency_ms=1.0, size_bytes=1000)
 
 
 def judged(evidence: Evidence, policy: Policy = POLICY) -> PromotionVerdict:
@@ -49,81 +90,243 @@ def failed(verdict: PromotionVerdict) -> list[str]:
     return [reason.rule for reason in verdict.reasons if reason.passed is False]
 
 
-def test_a_challenger_that_is_no_worse_in_anything_passes_every_rule() -> None:
-    verdict = judged(GOOD)
+def first_rows(evidence: Evidence, count: int) -> Evidence:
+    """The first rows: with every ten the same probabilities."""
+    mask = np.arange(N) < count
+    champion = None if evidence.champion is None else evidence.champion[mask]
+    return replace(
+        evidence, rows=evidence.rows.where(mask), challenger=evidence.challenger[mask], champion=champion, labels={}
+    )
+
+
+def with_recency(values: Array) -> Evidence:
+    return replace(BETTER, rows=rows_of_users(days_since_last_activity=values))
+
+
+def test_a_challenger_that_is_better_beyond_doubt_passes_every_rule() -> None:
+    verdict = judged(BETTER)
     assert verdict.passed
     assert [(reason.rule, reason.passed) for reason in verdict.reasons] == [
         ("at least 200 test rows", True),
+        ("at least 50 users of each outcome", True),
         ("ROC-AUC beats recency alone by more than 0", True),
-        ("expected calibration error at most 0.15", True),
-        ("loses at most 0.005 ROC-AUC to the champion", True),
+        ("expected calibration error at most 0.1", True),
+        ("mean probability within 0.1 of the churn rate", True),
         ("log loss at most 0.005 above the champion's", True),
+        ("PR-AUC at most 0.02 below the champion's", True),
+        ("expected value at most 0.05 below the champion's", True),
+        ("better than the champion in log loss", True),
+        ("no slice's ROC-AUC more than 0.2 below that of all", True),
+        ("no slice's mean probability further than 0.15 from its churn rate", True),
+        ("no slice's log loss more than 0.02 above the champion's", True),
+        ("one row is scored within 20 ms (median)", True),
+        ("served files of at most 200,000,000 bytes", True),
     ]
     assert (verdict.challenger, verdict.champion) == ("8", "7")
 
 
-def first_rows(evidence: Evidence, count: int) -> Evidence:
-    """`count` rows, spread evenly."""
-    chosen = np.linspace(0, len(evidence.y) - 1, count).astype(int)
-    champion = None if evidence.champion is None else evidence.champion[chosen]
-    return Evidence(evidence.y[chosen], evidence.challenger[chosen], evidence.recency[chosen], champion)
+NEWEST = np.where(np.arange(N) < 400, 10.0, 100.0)  # days since sign-up: the first 400 are new
+NOT_FOR_THE_NEWEST = np.where(NEWEST < 30, 1 - PROBABILITY, PROBABILITY)
+TOO_HIGH_FOR_THE_NEWEST = np.where(NEWEST < 30, 0.7 + 0.3 * PROBABILITY, PROBABILITY)
 
-
-@pytest.mark.parametrize(
-    ("evidence", "rule"),
-    [
-        (first_rows(GOOD, 199), "at least 200 test rows"),
-        (replace(GOOD, recency=Y + 0.0), "ROC-AUC beats recency alone by more than 0"),
-        # The same order, so the same AUC, but far too low; the champion is just as bad.
-        (
-            replace(GOOD, challenger=PROBABILITY / 3, champion=PROBABILITY / 3),
-            "expected calibration error at most 0.15",
+ALONE: dict[str, tuple[Evidence, dict[str, Any], str]] = {
+    "rows": (first_rows(BETTER, 1990), {"rows__minimum": 1991}, "at least 1991 test rows"),
+    "outcomes": (BETTER, {"rows__minimum_users_of_each_outcome": 1001}, "at least 1001 users of each outcome"),
+    "recency": (with_recency(Y + 0.0), {}, "ROC-AUC beats recency alone by more than 0"),
+    "ece": (
+        replace(BETTER, challenger=DULL),
+        {"calibration__maximum_ece": 0.08},
+        "expected calibration error at most 0.08",
+    ),
+    "in the large": (
+        replace(BETTER, challenger=np.minimum(PROBABILITY + 0.04, 1)),
+        {"calibration__maximum_in_the_large": 0.03},
+        "mean probability within 0.03 of the churn rate",
+    ),
+    "log loss": (
+        replace(BETTER, challenger=DULL, champion=PROBABILITY),
+        {"champion__log_loss": {"non_inferiority_margin": 0.005}},
+        "log loss at most 0.005 above the champion's",
+    ),
+    "ranking": (
+        replace(BETTER, challenger=np.round(PROBABILITY, 0), champion=PROBABILITY),
+        {"champion__pr_auc": {"non_inferiority_margin": 0.02}},
+        "PR-AUC at most 0.02 below the champion's",
+    ),
+    "value": (
+        replace(BETTER, challenger=PROBABILITY / 12),  # the same order, but hardly anybody is worth a contact
+        {"champion__expected_value": {"non_inferiority_margin": 0.05}},
+        "expected value at most 0.05 below the champion's",
+    ),
+    "superiority": (
+        replace(BETTER, champion=PROBABILITY + 0.001),
+        {"champion__superior_in": ["log_loss", "pr_auc"]},
+        "better than the champion in log loss or PR-AUC",
+    ),
+    "a slice is ranked badly": (
+        replace(BETTER, rows=rows_of_users(days_since_signup=NEWEST), challenger=NOT_FOR_THE_NEWEST),
+        {"slices__maximum_auc_shortfall": 0.2},
+        "no slice's ROC-AUC more than 0.2 below that of all",
+    ),
+    "a slice is told too much": (
+        replace(BETTER, rows=rows_of_users(days_since_signup=NEWEST), challenger=TOO_HIGH_FOR_THE_NEWEST),
+        {"slices__maximum_calibration_gap": 0.1},
+        "no slice's mean probability further than 0.1 from its churn rate",
+    ),
+    "a slice gets worse": (
+        replace(
+            BETTER,
+            rows=rows_of_users(days_since_signup=NEWEST),
+            challenger=np.where(NEWEST < 30, 0.5, PROBABILITY),
+            champion=np.where(NEWEST < 30, PROBABILITY, DULL),
         ),
-        # The champion ranks perfectly, though its probabilities say little.
-        (replace(GOOD, champion=np.where(Y == 1, 0.51, 0.49)), "loses at most 0.005 ROC-AUC to the champion"),
-        # The challenger ranks as the champion does, but says less.
-        (replace(GOOD, challenger=0.5 + 0.7 * (PROBABILITY - 0.5)), "log loss at most 0.005 above the champion's"),
-    ],
-    ids=["rows", "recency", "calibration", "ranking", "log loss"],
-)
-def test_each_rule_refuses_alone(evidence: Evidence, rule: str) -> None:
-    verdict = judged(evidence)
+        {"slices__maximum_log_loss_increase": 0.02},
+        "no slice's log loss more than 0.02 above the champion's",
+    ),
+    "latency": (
+        replace(BETTER, latency_ms=20.01),
+        {},
+        "one row is scored within 20 ms (median)",
+    ),
+    "size": (replace(BETTER, size_bytes=200_000_001), {}, "served files of at most 200,000,000 bytes"),
+    "size unknown": (replace(BETTER, size_bytes=0), {}, "served files of at most 200,000,000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("evidence", "limit", "rule"), ALONE.values(), ids=ALONE)
+def test_each_rule_refuses_alone(evidence: Evidence, limit: dict[str, Any], rule: str) -> None:
+    verdict = judged(evidence, policy_with(**{**LENIENT, **limit}))
     assert failed(verdict) == [rule]
     assert not verdict.passed
+    if limit:
+        assert judged(evidence, policy_with(**LENIENT)).passed
 
 
-def test_exactly_two_hundred_rows_suffice() -> None:
-    assert judged(first_rows(GOOD, 200)).passed
+def test_a_limit_holds_at_the_limit() -> None:
+    at_the_limit = policy_with(
+        rows__minimum=N,
+        rows__minimum_users_of_each_outcome=1000,
+        serving__maximum_latency_ms=1.0,
+        serving__maximum_size_bytes=1000,
+    )
+    assert judged(BETTER, at_the_limit).passed
+
+
+def test_a_lead_that_chance_may_have_made_is_no_superiority() -> None:
+    few = first_rows(replace(BETTER, champion=0.5 + 0.97 * (PROBABILITY - 0.5)), 200)
+    verdict = judged(few)
+    assert verdict.facts["differences"]["log_loss"]["estimate"] < 0
+    assert failed(verdict) == ["better than the champion in log loss"]
+
+
+def test_a_lead_that_chance_may_have_made_suffices_where_non_inferiority_is_asked() -> None:
+    few = first_rows(replace(BETTER, champion=0.5 + 0.97 * (PROBABILITY - 0.5)), 200)
+    assert judged(few, policy_with(champion__superior_in=[])).passed
+
+
+def test_the_same_model_again_is_not_inferior_and_not_superior() -> None:
+    same = replace(BETTER, champion=PROBABILITY)
+    assert failed(judged(same)) == ["better than the champion in log loss"]
+    assert judged(same, policy_with(champion__superior_in=[])).passed
+
+
+def test_the_same_rows_four_times_over_are_no_more_evidence() -> None:
+    few = first_rows(replace(BETTER, champion=0.5 + 0.97 * (PROBABILITY - 0.5)), 200)
+    assert few.champion is not None
+    times = np.tile(np.arange(200), 4)
+    rows = Rows(few.rows.X[times], few.rows.y[times], few.rows.cutoff[times], few.rows.user_id[times])
+    copied = replace(few, rows=rows, challenger=few.challenger[times], champion=few.champion[times])
+    once, four = (judged(each).facts["differences"]["log_loss"] for each in (few, copied))
+    assert four["high"] == pytest.approx(once["high"])
 
 
 def test_a_challenger_that_only_ties_with_recency_is_refused() -> None:
-    assert failed(judged(replace(GOOD, recency=PROBABILITY))) == ["ROC-AUC beats recency alone by more than 0"]
+    assert failed(judged(with_recency(PROBABILITY))) == ["ROC-AUC beats recency alone by more than 0"]
 
 
 def test_the_lead_over_recency_must_exceed_what_the_policy_asks() -> None:
-    wants_more = POLICY.model_copy(update={"minimum_auc_over_recency": 0.4})
-    assert failed(judged(GOOD, wants_more)) == ["ROC-AUC beats recency alone by more than 0.4"]
+    assert failed(judged(BETTER, policy_with(recency__minimum_auc_ahead=0.4))) == [
+        "ROC-AUC beats recency alone by more than 0.4"
+    ]
 
 
-def test_without_a_champion_that_is_told_and_not_judged() -> None:
-    verdict = judged(replace(GOOD, champion=None))
+def test_without_a_champion_that_is_told_and_everything_else_is_judged() -> None:
+    verdict = judged(replace(BETTER, champion=None))
     assert verdict.passed
-    told = verdict.reasons[-1]
-    assert (told.rule, told.passed, told.found) == ("no worse than the champion", None, "there is no champion yet")
+    told = [reason for reason in verdict.reasons if reason.passed is None]
+    assert [(reason.rule, reason.found) for reason in told] == [
+        ("no worse than the champion", "there is no champion yet")
+    ]
+    assert len(verdict.reasons) == 10
+    assert (
+        failed(judged(replace(BETTER, champion=None, challenger=WRONG)))[0]
+        == "ROC-AUC beats recency alone by more than 0"
+    )
 
 
 @pytest.mark.parametrize("outcome", [0, 1])
 def test_test_rows_of_one_outcome_decide_nothing(outcome: int) -> None:
-    verdict = judged(replace(GOOD, y=np.full(400, outcome)))
+    verdict = judged(replace(BETTER, rows=replace(BETTER.rows, y=np.full(N, outcome))))
     assert not verdict.passed
     assert [reason.found for reason in verdict.reasons] == ["all test rows have the same outcome"]
 
 
 def test_the_reasons_tell_what_was_found() -> None:
-    found = {reason.rule: reason.found for reason in judged(GOOD).reasons}
-    assert found["at least 200 test rows"] == "400 rows"
+    found = {reason.rule: reason.found for reason in judged(BETTER).reasons}
+    assert found["at least 200 test rows"] == "2,000 rows"
+    assert found["at least 50 users of each outcome"] == "1,000 churned, 1,000 stayed"
     assert found["ROC-AUC beats recency alone by more than 0"] == "0.8300 against 0.5000"
-    assert found["expected calibration error at most 0.15"] == "0.0000"
+    assert found["expected calibration error at most 0.1"] == "0.0000"
+    assert found["PR-AUC at most 0.02 below the champion's"] == "+0.0000 [+0.0000, +0.0000]"
+    assert found["one row is scored within 20 ms (median)"] == "1.00 ms"
+
+
+def test_slices_that_are_too_small_are_told() -> None:
+    few = np.where(np.arange(N) < 20, 10.0, 100.0)
+    verdict = judged(replace(BETTER, rows=rows_of_users(days_since_signup=few)))
+    assert verdict.passed
+    told = {reason.rule: reason.found for reason in verdict.reasons if reason.passed is None}
+    assert told == {"slices too small to be judged": "tenure.under_90_days (20), newest_users (20)"}
+
+
+def test_without_any_slice_that_is_large_enough_that_is_told() -> None:
+    verdict = judged(BETTER, policy_with(slices__minimum_rows=N + 1))
+    told = {reason.rule: reason.found for reason in verdict.reasons if reason.passed is None}
+    assert told == {"no part of the users is served badly": "every slice is too small to be judged"}
+
+
+def test_users_of_a_label_are_a_slice() -> None:
+    tiers = np.where(np.arange(N) < 400, "pro", "free").astype(object)
+    wrong_for_pros = replace(BETTER, challenger=NOT_FOR_THE_NEWEST, labels={"subscription_tier": tiers})
+    found = {reason.rule: reason.found for reason in judged(wrong_for_pros).reasons}
+    assert "subscription_tier.pro" in found["no slice's ROC-AUC more than 0.2 below that of all"]
+
+
+def test_the_expected_value_is_that_of_contacting_from_the_break_even_point_within_the_budget() -> None:
+    # From .1 on nine of ten groups are contacted: 100 p of 200 churn in each.
+    facts = judged(BETTER).facts["challenger"]["intervals"]["expected_value"]
+    churners = sum(200 * level for level in PROBABILITY[1:10])
+    assert facts["estimate"] == pytest.approx((10 * churners - 1800) / N)
+    # Money for 200 contacts: those with probability .95.
+    bounded = judged(BETTER, policy_with(money__budget=200.0)).facts["challenger"]["intervals"]["expected_value"]
+    assert bounded["estimate"] == pytest.approx((10 * 190 - 200) / N)
+
+
+def test_the_verdict_carries_every_figure_and_is_json() -> None:
+    told = json.loads(json.dumps(judged(BETTER).as_dict(), allow_nan=False))["facts"]
+    assert told["rows"] == {
+        "n": N,
+        "users": N,
+        "users_churned": 1000,
+        "users_stayed": 1000,
+        "cutoffs": ["2011-10-10"],
+    }
+    assert told["challenger"]["figures"]["auc_score"] == pytest.approx(0.83)
+    assert set(told["differences"]) >= {"log_loss", "pr_auc", "expected_value"}
+    assert set(told["differences"]["log_loss"]) == {"estimate", "low", "high"}
+    assert told["champion"]["reliability"]["observed"] == pytest.approx(sorted(set(PROBABILITY)))
+    assert told["policy"] == POLICY.as_dict()
+    assert {each["name"] for each in told["slices"]} == {"tenure.90_to_365_days", "orders.from_5"}
 
 
 def test_a_verdict_without_any_judged_rule_does_not_pass() -> None:
@@ -133,17 +336,33 @@ def test_a_verdict_without_any_judged_rule_does_not_pass() -> None:
 # -- the policy ------------------------------------------------------------------------------------------------------
 
 
-def test_the_policy_in_the_repository_is_the_one_these_tests_judge_by(repository: Path) -> None:
-    assert parse_policy((repository / "policy.yaml").read_text()) == POLICY
+def test_the_committed_policy_can_be_used_and_asks_for_superiority_in_log_loss() -> None:
+    policy = parse_policy(POLICY_FILE.read_text())
+    assert policy.champion.superior_in == ("log_loss",)
+    assert policy.allow_override is False
+
+
+def test_every_key_of_the_policy_is_described() -> None:
+    for part in (Policy, *(each.annotation for each in Policy.model_fields.values() if each.annotation is not bool)):
+        for name, each in part.model_fields.items():  # type: ignore[union-attr]  # models all
+            assert each.description or hasattr(each.annotation, "model_fields"), name
+
+
+def without(name: str) -> str:
+    found = yaml.safe_load(POLICY_FILE.read_text())
+    del found["calibration"][name]
+    return yaml.safe_dump(found)
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("minimum_test_rows: 200\nmaximum_auc_lost: 0.1", "maximum_auc_lost"),  # an unknown key
-        ("minimum_test_rows: 200", "maximum_ece"),  # a missing one
-        ("maximum_ece: 2", "maximum_ece"),
-        ("minimum_test_rows: many", "minimum_test_rows"),
+        (POLICY_FILE.read_text() + "maximum_auc_lost: 0.1", "maximum_auc_lost"),  # an unknown key
+        (POLICY_FILE.read_text().replace("minimum_auc_ahead:", "ahead: 1\n  minimum_auc_ahead:"), "recency.ahead"),
+        (without("maximum_ece"), "calibration.maximum_ece"),
+        (POLICY_FILE.read_text().replace("maximum_ece: 0.1", "maximum_ece: 2"), "calibration.maximum_ece"),
+        (POLICY_FILE.read_text().replace("minimum: 200", "minimum: many"), "rows.minimum"),
+        (POLICY_FILE.read_text().replace("[log_loss]", "[accuracy]"), "champion.superior_in"),
         ("- a list", "promotion policy cannot be used"),
         ("", "promotion policy cannot be used"),
         ("a: [", "promotion policy cannot be used"),
@@ -157,10 +376,13 @@ def test_a_policy_that_cannot_be_used_is_refused_by_the_name_of_its_key(text: st
 # -- the job ---------------------------------------------------------------------------------------------------------
 
 CUTOFF = at("2011-10-10")
-SHOP = BuiltShop(labelled_frame([CUTOFF], users=400))
+SEEN = at("2011-06-01")
+SHOP = BuiltShop(labelled_frame([SEEN, CUTOFF], users=400))
 LINEAGE_FACTS = {
+    "snapshot_id": "snapshot-1",
+    "dbt_sha256": "d" * 64,
     "test_cutoffs": [CUTOFF.isoformat()],
-    "train_cutoffs": ["2011-06-01T00:00:00+00:00"],
+    "train_cutoffs": [SEEN.isoformat()],
     "horizon_days": 60,
     "feature_sha256": {"2011-10-10T000000Z": "f" * 64},  # what BuiltShop's manifest says
 }
@@ -191,15 +413,29 @@ def stores(registry: MemoryRegistry, models: dict[str, Predict | Exception]) -> 
         model = models[version.version]
         if isinstance(model, Exception):
             raise model
-        return ServedModel(version.version, "", "churn_v1", FEATURE_NAMES, 60, model)
+        return ServedModel(version.version, "", "churn_v1", FEATURE_NAMES, 60, model, size_bytes=1000)
 
-    return PromotionStores(registry, SHOP, SHOP, load)
+    return PromotionStores(OneSnapshot(), registry, SHOP, SHOP, load)
+
+
+@dataclass(frozen=True)
+class OneSnapshot:
+    """Raw tables with one snapshot; every third user has the tier pro."""
+
+    snapshot_id: str = "snapshot-1"
+
+    def current(self) -> Snapshot:
+        return Snapshot(self.snapshot_id, Path("raw"), "integer", SEEN, CUTOFF, at("2011-12-10"))
+
+    def user_labels(self, snapshot: Snapshot, column: str) -> dict[UserId, str]:
+        assert (snapshot.snapshot_id, column) == (self.snapshot_id, "subscription_tier")
+        return dict.fromkeys(range(1, 401, 3), "pro")
 
 
 def beats(vectors: Array) -> Array:
     """An oracle: knows the labels of the shop's rows by their recency."""
     churned = dict(zip(SHOP.frame["days_since_last_activity"], SHOP.frame["churned"], strict=True))
-    return np.array([0.9 if churned[idle] else 0.1 for idle in vectors[:, RECENCY]])
+    return np.array([0.95 if churned[idle] else 0.05 for idle in vectors[:, RECENCY]])
 
 
 def test_the_first_good_challenger_becomes_champion() -> None:
@@ -225,7 +461,7 @@ def test_the_verdict_with_its_reasons_stays_with_the_version_whatever_it_is() ->
         promote(stores(registry, {"8": model, "7": follows_recency}), POLICY, None)
         kept = json.loads(registry.versions["8"].tags[TAG_VERDICT])
         assert kept["passed"] is passed
-        assert len(kept["reasons"]) == 5
+        assert len(kept["reasons"]) == 15
 
 
 def test_a_worse_challenger_leaves_the_alias_where_it_is() -> None:
@@ -266,14 +502,126 @@ def test_test_features_that_were_rebuilt_since_the_training_decide_nothing() -> 
     assert "are not those the version was tested on" in done.verdict.reasons[0].found
 
 
-def test_a_champion_that_was_trained_on_the_test_rows_is_told() -> None:
+def trained_at(*cutoffs: str, **changes: Any) -> dict[str, str]:
+    """The tags of a version that was trained at these cutoffs."""
+    train = [at(cutoff).isoformat() for cutoff in cutoffs]
+    return {TAG_LINEAGE: json.dumps({**LINEAGE_FACTS, "train_cutoffs": train, **changes})}
+
+
+LATER = at("2011-12-01")
+TWO_LATER = replace(SHOP, frame=labelled_frame([SEEN, CUTOFF, LATER], users=400))
+
+
+def test_both_are_judged_at_the_cutoffs_that_neither_was_trained_on() -> None:
     registry = registry_with(champion=True)
-    late = json.dumps({**LINEAGE_FACTS, "train_cutoffs": ["2011-09-01T00:00:00+00:00"]})
-    registry.add("7", {TAG_LINEAGE: late}, CHAMPION)
-    done = promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
+    registry.add("7", trained_at("2011-09-01"), CHAMPION)  # its horizon was open until 2011-10-31
+    shop = TWO_LATER
+    churned = dict(zip(shop.frame["days_since_last_activity"], shop.frame["churned"], strict=True))
+
+    def oracle(vectors: Array) -> Array:
+        return np.array([0.95 if churned[idle] else 0.05 for idle in vectors[:, RECENCY]])
+
+    given = replace(stores(registry, {"8": oracle, "7": follows_recency}), labels=shop, features=shop)
+    done = promote(given, POLICY, None)
     assert done.moved
-    told = done.verdict.reasons[-1]
-    assert (told.rule, told.passed) == ("the champion never saw the test rows", None)
+    assert done.verdict.facts["rows"]["cutoffs"] == ["2011-12-01"]
+
+
+def test_a_cutoff_on_the_day_the_training_ended_may_judge() -> None:
+    registry = registry_with(champion=True)
+    registry.add("7", trained_at("2011-08-11"), CHAMPION)  # 60 days before 2011-10-10
+    assert promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None).moved
+
+
+def test_where_no_cutoff_lies_after_both_trainings_nothing_is_promoted() -> None:
+    registry = registry_with(champion=True)
+    registry.add("7", trained_at("2011-08-12"), CHAMPION)
+    done = promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
+    assert not done.moved
+    assert [reason.found for reason in done.verdict.reasons] == [
+        "no matured cutoff lies after what was trained on (version 8 until 2011-07-31, version 7 until 2011-10-11);"
+        " the newest one is 2011-10-10"
+    ]
+
+
+def test_labels_of_an_older_snapshot_judge_nothing() -> None:
+    registry = registry_with(champion=False)
+    done = promote(replace(stores(registry, {"8": beats}), raw=OneSnapshot("snapshot-2")), POLICY, None)
+    assert not done.moved
+    assert done.verdict.reasons[0].found.endswith("the newest one is none")
+
+
+def test_a_newer_snapshot_may_know_the_past_better() -> None:
+    registry = registry_with(champion=False)
+    other = {"feature_sha256": {"2011-10-10T000000Z": "0" * 64}, "snapshot_id": "snapshot-0"}
+    registry.add("9", trained_at("2011-06-01", **other))
+    assert promote(stores(registry, {"9": beats}), POLICY, "9").moved
+
+
+def test_features_of_other_dbt_models_judge_nothing() -> None:
+    registry = registry_with(champion=False)
+    registry.add("9", trained_at("2011-06-01", dbt_sha256="0" * 64))
+    done = promote(stores(registry, {"9": beats}), POLICY, "9")
+    assert not done.moved
+    assert "were built by other dbt models than the version's" in done.verdict.reasons[0].found
+
+
+def test_labelled_rows_without_features_decide_nothing() -> None:
+    class Forgetful(BuiltShop):
+        def training_frame(self, entities: Any) -> Any:
+            return super().training_frame(entities).assign(days_since_signup=np.nan)
+
+    done = promote(
+        replace(stores(registry_with(champion=False), {"8": beats}), features=Forgetful(SHOP.frame)), POLICY, None
+    )
+    assert [reason.found for reason in done.verdict.reasons] == ["labelled rows have no features at their cutoff"]
+
+
+def test_a_champion_without_lineage_is_not_compared_with() -> None:
+    registry = registry_with(champion=True)
+    registry.add("7", {}, CHAMPION)
+    done = promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
+    assert not done.moved
+    assert done.verdict.reasons[0].found == (
+        "the champion, version 7, carries no lineage, so what it was trained on is unknown"
+    )
+
+
+def test_a_slow_or_large_challenger_is_measured_and_refused() -> None:
+    def slow(vectors: Array) -> Array:
+        time.sleep(0.002)
+        return beats(vectors)
+
+    registry = registry_with(champion=False)
+    bounds = policy_with(serving__maximum_latency_ms=1.9, serving__maximum_size_bytes=999)
+    done = promote(stores(registry, {"8": slow}), bounds, None)
+    assert failed(done.verdict) == [
+        "one row is scored within 1.9 ms (median)",
+        "served files of at most 999 bytes",
+    ]
+
+
+def test_the_tier_cuts_slices() -> None:
+    done = promote(stores(registry_with(champion=False), {"8": beats}), POLICY, None)
+    names = {each["name"]: each["n"] for each in done.verdict.facts["slices"]}
+    assert (names["subscription_tier.pro"], names["subscription_tier.unknown"]) == (134, 266)
+
+
+def test_the_verdict_is_kept_beside_the_run_before_the_alias_moves() -> None:
+    seen: list[dict[str, str]] = []
+
+    class Watching(MemoryRegistry):
+        def log_artifact(self, run_id: str, name: str, content: str) -> None:
+            seen.append(dict(self.aliases))
+            super().log_artifact(run_id, name, content)
+
+    registry = Watching()
+    registry.add("8", {TAG_LINEAGE: LINEAGE}, CHALLENGER)
+    done = promote(stores(registry, {"8": beats}), POLICY, None)
+    assert done.moved
+    assert seen == [{CHALLENGER: "8"}] * 2
+    assert json.loads(registry.artifacts["run-8", "verdict/verdict.json"])["passed"] is True
+    assert registry.artifacts["run-8", "verdict/verdict.html"].startswith("<!DOCTYPE html>")
 
 
 def test_a_version_that_does_not_exist_is_not_ready() -> None:
@@ -328,8 +676,8 @@ def test_a_comparison_that_fails_is_a_refusal_that_says_why_and_moves_nothing(
 @pytest.mark.parametrize(
     ("lineage", "found"),
     [
-        ("{}", "the version carries no lineage, so its test rows are unknown"),
-        ('{"test_cutoffs": ["2001-01-01T00:00:00+00:00"], "horizon_days": 60}', "no labels at 2001-01-01"),
+        ("{}", "the challenger, version 8, carries no lineage, so what it was trained on is unknown"),
+        ('{"train_cutoffs": ["2011-06-01T00:00:00+00:00"]}', "KeyError: 'horizon_days'"),
         ("no json", "JSONDecodeError: "),
     ],
 )
@@ -346,11 +694,15 @@ def test_where_the_verdict_cannot_be_kept_nothing_is_promoted() -> None:
         def tag(self, version: str, key: str, value: str) -> None:
             raise Unavailable("MLflow does not answer")
 
-    registry = Failing()
-    registry.add("8", {TAG_LINEAGE: LINEAGE}, CHALLENGER)
-    with pytest.raises(ChurnError, match="does not answer"):
-        promote(stores(registry, {"8": beats}), POLICY, None)
-    assert registry.aliases == {CHALLENGER: "8"}
+    class NoRoom(MemoryRegistry):
+        def log_artifact(self, run_id: str, name: str, content: str) -> None:
+            raise Unavailable("the artifact store does not answer")
+
+    for registry in (Failing(), NoRoom()):
+        registry.add("8", {TAG_LINEAGE: LINEAGE}, CHALLENGER)
+        with pytest.raises(ChurnError, match="does not answer"):
+            promote(stores(registry, {"8": beats}), POLICY, None)
+        assert registry.aliases == {CHALLENGER: "8"}
 
 
 def test_only_eligible_users_are_judged() -> None:

@@ -18,6 +18,7 @@ from churn.core.model import ForestParameters, probabilities
 from churn.core.value import Economics
 from churn.domain.artifacts import TRUSTED_TYPES
 from churn.domain.ports import Snapshot
+from churn.domain.predictions import UserId
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import CARD_FILE, MODEL_NAME, REFERENCE_FILE, ModelVersion, TrainingRecord
 from churn.errors import Mismatch, NotReady
@@ -54,6 +55,10 @@ class OneSnapshot:
     """Raw tables with one snapshot."""
 
     snapshot_id: str = "snapshot-1"
+
+    def user_labels(self, snapshot: Snapshot, column: str) -> dict[UserId, str]:
+        assert column == "subscription_tier"
+        return {user: "pro" if user % 2 else "free" for user in range(1, 190)}
 
     def current(self) -> Snapshot:
         manifest = {"tables": {"orders": {"sha256": "a" * 64}, "users": {"sha256": "b" * 64}}}
@@ -172,8 +177,16 @@ def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tupl
     record = trained[1]
     money = {"contact_cost": 1.0, "contact_margin": 10.0, "contact_budget": 50.0}
     assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1, **money}
-    assert set(record.figures) == {"roc_pr", "reliability", "lift", "permutation_importance", "reason_codes", "profit"}
-    assert set(record.tables) == {"comparison", "by_cutoff", "contact", "staleness"}
+    assert set(record.figures) == {
+        "roc_pr",
+        "reliability",
+        "lift",
+        "permutation_importance",
+        "reason_codes",
+        "slices",
+        "profit",
+    }
+    assert set(record.tables) == {"comparison", "by_cutoff", "intervals", "slices", "contact", "staleness"}
     json.dumps(record.tables, allow_nan=False)
     assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}
     assert record.trusted_types == TRUSTED_TYPES
@@ -201,6 +214,42 @@ def test_without_a_budget_the_parameter_says_none(shop: BuiltShop) -> None:
     stores = stores_of(shop)
     train(stores, replace(PLAN, economics=Economics(1.0, 10.0)), lambda text: None)
     assert stores.registry.records[0].parameters["contact_budget"] == "none"  # type: ignore[attr-defined]  # recording
+
+
+def test_the_figures_of_slices_stay_with_the_run(trained: tuple[Trained, TrainingRecord]) -> None:
+    record = trained[1]
+    table = json.loads(json.dumps(record.tables["slices"]))
+    sizes = {each["name"]: each["n"] for each in table["slices"]}
+    # Users 31 to 200 are tested: 79 with an even number have the tier free, 80 with an odd one pro, 11 none at all.
+    assert (sizes["subscription_tier.free"], sizes["subscription_tier.pro"]) == (79, 80)
+    assert sizes["subscription_tier.unknown"] == 11
+    assert table["fairness"] is None
+    judged = [each["name"] for each in table["slices"] if not each["too_small"]]
+    assert {name.rsplit(".", 1)[0] for name in record.metrics if name.startswith("slice.")} == {
+        f"slice.{name}" for name in judged
+    }
+
+
+def test_fairness_is_told_where_a_column_is_named_for_it(shop: BuiltShop) -> None:
+    stores = stores_of(shop)
+    done = train(stores, replace(PLAN, fairness_column="subscription_tier"), lambda text: None)
+    record = stores.registry.records[0]  # type: ignore[attr-defined]  # the recording one
+    assert record.tables["slices"]["fairness"]["column"] == "subscription_tier"
+    assert record.tables["slices"]["fairness"]["threshold"] == 0.7
+    assert done.version.version == "1"
+
+
+def test_the_intervals_hold_the_figures_and_what_they_are_ahead_of_each_baseline(
+    trained: tuple[Trained, TrainingRecord],
+) -> None:
+    record = trained[1]
+    table = json.loads(json.dumps(record.tables["intervals"]))
+    ours, base = record.metrics["auc_score"], record.metrics["baseline.recency.auc_score"]
+    assert table["shipped"]["auc_score"]["estimate"] == pytest.approx(ours)
+    less = table["less"]["recency"]["auc_score"]
+    assert less["estimate"] == pytest.approx(ours - base)
+    assert less["low"] < less["estimate"] < less["high"]
+    assert set(table["less"]) == {"recency", "logistic_seed", "logistic_rich", "hist_gradient_boosting", "bg_nbd"}
 
 
 def test_labels_without_features_are_a_mismatch_and_nothing_is_recorded(shop: BuiltShop) -> None:

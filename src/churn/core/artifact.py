@@ -127,6 +127,7 @@ def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], ex
         predict=predict,
         contact=card.contact,
         explain=_checked_explainer(estimator, predict, card.golden),
+        size_bytes=sum(len(artifact.files[name]) for name in SERVED_FILES),
     )
 
 

@@ -10,14 +10,13 @@ from html import escape
 
 from churn.core.drift import Findings, Shift
 from churn.core.drift_rules import PREDICTION, REPORT_DRAWN, RULES, WORST_FIRST
+from churn.core.pages import NOTHING_FROM_OUTSIDE, banner, document, listed
 from churn.domain.ports import Pictures, Window
 from churn.domain.schema import FEATURES
 from churn.domain.verdicts import DriftStatus, DriftVerdict, Reason
 
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'; "
-    "img-src data: blob:; font-src data:"
-)
+# Evidently's report, shown in a frame, draws itself by scripts.
+_POLICY = f"{NOTHING_FROM_OUTSIDE}; script-src 'unsafe-inline' 'unsafe-eval'; img-src data: blob:; font-src data:"
 _WORDS: dict[DriftStatus, tuple[str, str]] = {
     DriftStatus.OK: ("No drift", "The champion sees the kind of users it was trained on."),
     DriftStatus.WARN: ("Warning", "Some features have moved, but not those the champion leans on."),
@@ -43,14 +42,16 @@ def page(window: Window, version: str, findings: Findings, pictures: Pictures) -
     verdict = findings.verdict
     word, sentence = _WORDS[verdict.status]
     parts = (
-        _banner(verdict, word, sentence, _facts(window, version, verdict)),
+        banner(
+            verdict.status.value, "Churn champion, drift report", (word, sentence), _facts(window, version, verdict)
+        ),
         f"<main>{_why(verdict.reasons)}",
-        f"<section><h2>What to do</h2>{_list(advice(verdict))}</section>",
+        f"<section><h2>What to do</h2>{listed(advice(verdict))}</section>",
         _moved(findings.shifts),
         _evidently(pictures),
         "</main>",
     )
-    return _DOCUMENT.format(policy=_POLICY, title=escape(f"{word}: {window.name}"), style=_STYLE, body="\n".join(parts))
+    return document(f"{word}: {window.name}", policy=_POLICY, style=_STYLE, body="\n".join(parts))
 
 
 def _facts(window: Window, version: str, verdict: DriftVerdict) -> tuple[tuple[str, str], ...]:
@@ -60,25 +61,6 @@ def _facts(window: Window, version: str, verdict: DriftVerdict) -> tuple[tuple[s
         ("Users compared", f"{verdict.rows:,}"),
         ("Reference", f"{verdict.reference_rows:,} rows"),
     )
-
-
-def _banner(verdict: DriftVerdict, word: str, sentence: str, facts: Iterable[tuple[str, str]]) -> str:
-    told = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return (
-        f'<header class="{verdict.status.value}"><div><p>Churn champion, drift report</p><h1>{escape(word)}</h1>'
-        f"<p class=sentence>{escape(sentence)}</p><dl>{told}</dl></div></header>"
-    )
-
-
-def _list(lines: Sequence[str]) -> str:
-    items = "".join(f"<li>{_code(line)}</li>" for line in lines)
-    return f"<ol>{items}</ol>" if len(lines) > 1 else f"<p class=lead>{_code(lines[0])}</p>"
-
-
-def _code(text: str) -> str:
-    """Escaped text, what stands between backticks as code."""
-    pieces = [escape(piece) for piece in text.split("`")]
-    return "".join(f"<code>{piece}</code>" if place % 2 else piece for place, piece in enumerate(pieces))
 
 
 # --- why
@@ -213,50 +195,7 @@ _LEGEND = (
     "without its noise; the tick is the limit. Importance is how much of the champion's probability goes with the "
     "feature.</p>"
 )
-_DOCUMENT = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
 _STYLE = """
-:root { --ok: #1b7f4d; --warn: #b36b00; --drift: #c4262e; --insufficient: #5b6675; --failed: #5a2a82;
-  --ink: #1d2430; --soft: #66707f; --line: #e3e7ec; --was: #b9c1cc; --now: #2f6fde; }
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: #f5f6f8;
-  font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-header { color: #fff; padding: 28px 0 24px; }
-header.ok { background: var(--ok); } header.warn { background: var(--warn); } header.drift { background: var(--drift); }
-header.insufficient { background: var(--insufficient); } header.failed { background: var(--failed); }
-header > div, main { max-width: 1160px; margin: 0 auto; padding: 0 28px; }
-header p { margin: 0; opacity: .85; } header p.sentence { font-size: 20px; opacity: 1; }
-h1 { font-size: 52px; line-height: 1.1; margin: 4px 0 6px; letter-spacing: -.02em; }
-dl { display: flex; flex-wrap: wrap; gap: 8px 40px; margin: 20px 0 0; }
-dt { font-size: 12px; opacity: .8; } dd { margin: 0; font-weight: 600; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px;
-  padding: 18px 24px 20px; margin: 18px 0; }
-h2 { font-size: 17px; margin: 0 0 10px; } ol { margin: 0; padding-left: 22px; } li { margin: 4px 0; }
-p.lead { margin: 0; } .note { color: var(--soft); font-size: 13px; margin: 0 0 12px; max-width: 86ch; }
-code { background: #eef1f5; border-radius: 4px; padding: 1px 5px; font-size: 13px; white-space: nowrap; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: 7px 10px 7px 0; }
-tr + tr > * , tbody tr > * { border-top: 1px solid var(--line); } table.why tr:first-child > * { border-top: 0; }
-.why td:first-child { width: 34px; } .why th { width: 250px; font-weight: 600; }
-.why span { display: inline-block; width: 22px; height: 22px; border-radius: 50%; color: #fff; font-weight: 700;
-  font-size: 13px; line-height: 22px; text-align: center; }
-.why .ok { background: var(--ok); } .why .warn { background: var(--warn); } .why .drift { background: var(--drift); }
-.why .insufficient { background: var(--insufficient); } .why .failed { background: var(--failed); }
-.why .told { background: var(--was); }
-details { margin-top: 10px; } summary { cursor: pointer; color: var(--soft); }
-details[open] summary { margin-bottom: 8px; }
 .moved th { font-size: 12px; color: var(--soft); font-weight: 500; } .moved td { font-variant-numeric: tabular-nums; }
 .moved td:first-child { width: 36%; } .moved td:nth-child(2) { width: 120px; } .moved td:nth-child(4) { width: 150px; }
 .moved td:nth-child(5) { width: 110px; } .moved td:nth-child(6) { width: 90px; }

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from churn.core.slices import Slice
 from churn.core.staleness import LIMIT, Staleness
 from churn.core.value import NOBODY, ContactPlan, ValueCurve
 from churn.domain.reasons import Explanation, ReasonCode
@@ -163,6 +164,23 @@ def _waterfall(axes: Axes, one: Explanation) -> None:
     axes.margins(x=0.05)
     axes.legend(frameon=False, fontsize=8)
     _label(axes, "Log-odds of going silent", "", "The highest of them")
+
+
+def slices(parts: Sequence[Slice]) -> Figure:
+    """ROC-AUC and calibration in the large of every slice that is large enough, with 95 % intervals by user."""
+    judged = [part for part in parts if not part.too_small][::-1]
+    figure = Figure(figsize=(11, 0.32 * len(judged) + 1.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [f"{part.name}  (n = {part.n:,})" for part in judged]
+    for axes, key in ((left, "auc_score"), (right, "calibration_in_the_large")):
+        found = [part.figures[key] for part in judged]
+        middle = np.array([each.estimate for each in found])
+        reach = [[each.estimate - each.low for each in found], [each.high - each.estimate for each in found]]
+        axes.errorbar(middle, names, xerr=np.maximum(reach, 0), fmt="o", color=ACCENT, ecolor=MUTED, capsize=2)
+    right.axvline(0, color=INK, linewidth=0.8)
+    _label(left, "ROC-AUC", "", "Slices of the test rows")
+    _label(right, "Mean probability less churn rate", "", "Calibration in the large")
+    return figure
 
 
 def _two_panels() -> tuple[Figure, tuple[Axes, Axes]]:

@@ -36,6 +36,7 @@ class ServedModel:
     """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1].
 
     `explain` divides these probabilities among the features (reasons.py); None when the model is not made of forests.
+    `size_bytes` is that of the served files.
     """
 
     version: str
@@ -46,6 +47,7 @@ class ServedModel:
     predict: Callable[[Vectors], Vectors]
     contact: ContactPlan = NO_PLAN
     explain: Explain | None = None
+    size_bytes: int = 0
 
 
 def invalid_features(features: Sequence[str], vectors: Vectors) -> NDArray[np.bool_]:

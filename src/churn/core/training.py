@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from sklearn.inspection import permutation_importance
 
 from churn.core import plots
 from churn.core.baselines import baselines
+from churn.core.bootstrap import Answers, Interval, Resampling, differences, intervals, resampled
 from churn.core.evaluation import comparison, metrics_by_cutoff
 from churn.core.forest import forest_members
 from churn.core.model import Fitted, ForestParameters, divide, fit, probabilities
@@ -74,6 +76,24 @@ def metric_values(result: Evaluated, rows: SplitRows) -> dict[str, float]:
         for name, figures in table.items():
             values.update({f"{prefix}.{name}.{key}": value for key, value in figures.items()})
     return values
+
+
+def intervals_table(test: Rows, result: Evaluated) -> dict[str, Any]:
+    """The shipped model's figures with their intervals by user, and what they differ from each baseline's."""
+    resampling = Resampling()
+    everybody = {plots.SHIPPED: result.probability, **result.baselines}
+    drawn = resampled(test.y, test.user_id, {name: Answers(each) for name, each in everybody.items()}, resampling)
+    ours = drawn[plots.SHIPPED]
+    less = {name: differences(ours, drawn[name], resampling.confidence) for name in result.baselines}
+    return {
+        "confidence": resampling.confidence,
+        plots.SHIPPED: _plain(intervals(ours, resampling.confidence)),
+        "less": {name: _plain(found) for name, found in less.items()},
+    }
+
+
+def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    return {name: asdict(each) for name, each in found.items()}
 
 
 def _rivals(result: Evaluated) -> dict[str, dict[str, float]]:

@@ -38,6 +38,13 @@ class RawTables(Protocol):
         """The newest snapshot; raises NotReady when none was ingested."""
 
 
+class LabelledUsers(RawTables, Protocol):
+    """Raw tables that can also say what kind of user each is, for reports by kind; never for features."""
+
+    def user_labels(self, snapshot: Snapshot, column: str) -> dict[UserId, str]:
+        """Each user's value of a column of `users`, as the snapshot has it; users without one are left out."""
+
+
 class OnlineFeatures(Protocol):
     """Reads of the online store. Results keep the order and the duplicates of `user_ids`; None = unknown user."""
 
@@ -123,6 +130,9 @@ class ModelRegistry(Protocol):
 
     def tag(self, version: str, key: str, value: str) -> None:
         """Set one tag of a version."""
+
+    def log_artifact(self, run_id: str, name: str, content: str) -> None:
+        """Keep a text under `name` beside the run that made a version. Raises Unavailable."""
 
     def fetch(self, version: ModelVersion, folder: Path) -> None:
         """Copy the version's served files into `folder`."""

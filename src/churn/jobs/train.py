@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version as installed_version
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from churn.core.advice import Advice, advise
 from churn.core.alarms import Log, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
 from churn.core.lineage import frame_sha256, table_digests
 from churn.core.model import ForestParameters, probabilities
+from churn.core.plots import slices as plot_slices
+from churn.core.slices import TIER, SliceReport, labels_of, slice_report
 from churn.core.training import (
     Evaluated,
     dataset_frame,
     figures,
     golden_vectors,
+    intervals_table,
     metric_values,
     reference_frame,
 )
 from churn.core.training import train as fit_and_judge
 from churn.core.training_rows import load_rows
-from churn.core.training_set import SplitRows
+from churn.core.training_set import Rows, SplitRows
 from churn.core.value import Economics
 from churn.domain.artifacts import TRUSTED_TYPES
-from churn.domain.ports import Labels, ModelRegistry, OfflineFeatures, RawTables, Snapshot
+from churn.domain.ports import LabelledUsers, Labels, ModelRegistry, OfflineFeatures, Snapshot
+from churn.domain.predictions import HIGH_FROM
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersion, TrainingRecord
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
@@ -43,7 +48,7 @@ SERVING_PACKAGES = ("scikit-learn", "skops", "numpy")
 class TrainingStores:
     """What training reads and writes."""
 
-    raw: RawTables
+    raw: LabelledUsers
     labels: Labels
     features: OfflineFeatures
     registry: ModelRegistry
@@ -60,6 +65,7 @@ class TrainingPlan:
     commit: str
     lock_sha256: str
     packages: Mapping[str, str] = field(default_factory=dict)
+    fairness_column: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,11 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
     after_test(rows.test, result.probability)
+    slices = _slices(stores, plan, origin.snapshot, (rows.test, result.probability))
     progress("choosing whom to contact, and ageing the model")
     advice = advise(rows, result, plan.parameters, horizon=plan.horizon, economics=plan.economics)
     progress("recording the run")
-    version = stores.registry.record(_record(origin, plan, rows, result, advice))
+    version = stores.registry.record(_with_slices(_record(origin, plan, rows, result, advice), slices))
     return Trained(version, rows, result, advice)
 
 
@@ -138,7 +145,12 @@ def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evalua
         trusted_types=TRUSTED_TYPES,
         files={CARD_FILE: _card(plan, rows, result, advice, reference), REFERENCE_FILE: reference},
         figures=figures(result, rows.test) | advice.figures(),
-        tables={"comparison": result.comparison, "by_cutoff": result.by_cutoff, **advice.tables()},
+        tables={
+            "comparison": result.comparison,
+            "by_cutoff": result.by_cutoff,
+            "intervals": intervals_table(rows.test, result),
+            **advice.tables(),
+        },
         datasets=frames,
         requirements=tuple(f"{name}=={installed_version(name)}" for name in SERVING_PACKAGES),
     )
@@ -154,6 +166,24 @@ def _parameters(plan: TrainingPlan) -> dict[str, str | int | float]:
         "contact_margin": money.margin,
         "contact_budget": "none" if money.budget is None else money.budget,
     }
+
+
+def _slices(
+    stores: TrainingStores, plan: TrainingPlan, snapshot: Snapshot, tested: tuple[Rows, NDArray[np.float64]]
+) -> SliceReport:
+    """The figures of parts of the test rows; the tier is today's, so it cuts reports and is no feature."""
+    test, probability = tested
+    tiers = labels_of(test.user_id, stores.raw.user_labels(snapshot, TIER))
+    return slice_report(test, probability, {TIER: tiers}, fairness_column=plan.fairness_column, threshold=HIGH_FROM)
+
+
+def _with_slices(record: TrainingRecord, slices: SliceReport) -> TrainingRecord:
+    return replace(
+        record,
+        metrics={**record.metrics, **slices.metric_values()},
+        figures={**record.figures, "slices": plot_slices(slices.slices)},
+        tables={**record.tables, "slices": slices.table()},
+    )
 
 
 def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice, reference: bytes) -> bytes:

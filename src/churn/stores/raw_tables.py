@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from churn.domain.ports import ENCODING_NOTE, Snapshot
+from churn.domain.predictions import UserId
 from churn.domain.schema import RAW_COLUMNS
 from churn.domain.windows import parse_instant
 from churn.errors import BadInput, Mismatch, NotReady, Unavailable
@@ -70,14 +71,20 @@ class SnapshotStore:
     def read(self, snapshot: Snapshot) -> dict[str, pa.Table]:
         """The three raw tables; raises Mismatch when a file is not what the manifest says."""
         for name in RAW_COLUMNS:
-            if _sha256(_table_path(snapshot.folder, name)) != snapshot.manifest["tables"][name]["sha256"]:
-                raise Mismatch(f"{name} of {snapshot.snapshot_id} was changed after it was written", hint=DAMAGED)
+            _check_unchanged(snapshot, name)
         return {name: pq.read_table(_table_path(snapshot.folder, name)) for name in RAW_COLUMNS}
 
     def digests(self, snapshot: Snapshot) -> dict[str, str]:
         """sha256 of each raw table as its file is now; a file that is gone has none."""
         paths = {name: _table_path(snapshot.folder, name) for name in RAW_COLUMNS}
         return {name: _sha256(path) for name, path in paths.items() if path.is_file()}
+
+    def user_labels(self, snapshot: Snapshot, column: str) -> dict[UserId, str]:
+        """Each user's value of a text column of `users`; users without one are left out. Raises Mismatch."""
+        _check_unchanged(snapshot, "users")
+        table = pq.read_table(_table_path(snapshot.folder, "users"), columns=["user_id", column])
+        pairs = zip(table["user_id"].to_pylist(), table[column].to_pylist(), strict=True)
+        return {user: str(value) for user, value in pairs if value is not None}
 
     def write(
         self, tables: Mapping[str, pa.Table], quarantine: Mapping[str, pa.Table], manifest: Mapping[str, Any]
@@ -146,6 +153,11 @@ class SnapshotStore:
 
 
 # ---- snapshots, in pieces -------------------------------------------------------------------------------------
+
+
+def _check_unchanged(snapshot: Snapshot, name: str) -> None:
+    if _sha256(_table_path(snapshot.folder, name)) != snapshot.manifest["tables"][name]["sha256"]:
+        raise Mismatch(f"{name} of {snapshot.snapshot_id} was changed after it was written", hint=DAMAGED)
 
 
 def _table_path(folder: Path, name: str) -> Path:
