@@ -56,6 +56,15 @@ class Metrics:
             "Its last good look at the registry",
             registry=self._registry,
         )
+        self._refused = Gauge(
+            "churn_champion_refused",
+            "1 while the alias points at a version that must not serve",
+            ["reason"],
+            registry=self._registry,
+        )
+        self._ledger_failures = Counter(
+            "churn_ledger_failures", "Entries that could not be written", registry=self._registry
+        )
         for status in Status:
             self._predictions.labels(status.value)
 
@@ -79,6 +88,12 @@ class Metrics:
         self._staging_failures.set(status.failures)
         if status.last_success_at is not None:
             self._staged_at.set(status.last_success_at.timestamp())
+        self._refused.clear()
+        if status.refused is not None:
+            self._refused.labels(status.refused.reason).set(1)
+
+    def ledger_failed(self) -> None:
+        self._ledger_failures.inc()
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
