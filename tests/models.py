@@ -91,7 +91,7 @@ def version_of(files: Mapping[str, bytes], version: str = "1", digest: str | Non
     return ModelVersion(MODEL_NAME, version, f"run-{version}", f"models:/m-{version}", tags, ("champion",))
 
 
-def claim_of(version: ModelVersion, **changes: Any) -> Claim:
+def claim_of(version: ModelVersion, /, **changes: Any) -> Claim:
     """A passed verdict on the version as it is, or a changed one."""
     facts = {
         "model_name": version.name,
@@ -106,7 +106,7 @@ def claim_of(version: ModelVersion, **changes: Any) -> Claim:
     return Claim(**{**facts, **changes})
 
 
-def judged(version: ModelVersion, key: str = KEY, **changes: Any) -> ModelVersion:
+def judged(version: ModelVersion, /, key: str = KEY, **changes: Any) -> ModelVersion:
     """The version with that verdict, sealed with `key`, as its tags."""
     sealed = seal(claim_of(version, **changes), key)
     tags = {TAG_FEATURE_SERVICE: FEATURE_SERVICE, TAG_VERDICT: sealed.claim, TAG_SIGNATURE: sealed.signature}
