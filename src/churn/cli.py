@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -22,6 +22,7 @@ from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotRead
 from churn.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
+    from churn.domain.artifacts import Pointer
     from churn.following import Told
 
 EXIT_CODES: dict[type[ChurnError], int] = {
@@ -52,6 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+_HASH = re.compile(r"[0-9a-f]{64}")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -220,8 +222,10 @@ def rollback(why: Annotated[str, typer.Option(help="Your reason, for the ledger"
     """Serve the version before again, at once and from the local cache; then move the alias, if there is a registry."""
     from churn import following
 
-    done = following.roll_back_champion(load_settings(), why)
-    out.print(f"version {done.now.version} is in service again on this host, version {done.left.version} is not")
+    def tell(left: Pointer, now: Pointer) -> None:
+        out.print(f"version {now.version} is in service again on this host, version {left.version} is not")
+
+    done = following.roll_back_champion(load_settings(), why, tell)
     for trouble in done.troubles:
         err.print(f"[yellow]warning:[/] {escape(trouble)}", soft_wrap=True)
 
@@ -365,8 +369,7 @@ def _show_history(told: Told) -> None:
     if told.day is None and told.history.entries:
         out.print()
         for entry in told.history.entries:
-            facts = ", ".join(f"{name} {value}" for name, value in entry.facts.items() if value not in (None, "", []))
-            out.print(f"{_moment(entry.at)}  {entry.kind:<15}  {escape(facts)}", soft_wrap=True)
+            out.print(f"{_moment(entry.at)}  {entry.kind:<15}  {escape(_facts(entry.facts))}", soft_wrap=True)
     if told.history.torn:
         err.print(f"[yellow]warning:[/] {told.history.torn} lines of the ledger were cut short by a crash")
 
@@ -374,6 +377,13 @@ def _show_history(told: Told) -> None:
 def _history_as_json(told: Told) -> None:
     document = {"served": [asdict(stint) for stint in told.served], **asdict(told.history)}
     out.print(json.dumps(document, default=str, indent=1), soft_wrap=True, markup=False)
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    """`name value` pairs; what is empty is left out, hashes are cut short, lists are written out."""
+    told = {name: "; ".join(value) if isinstance(value, list) else str(value) for name, value in facts.items()}
+    given = {name: text[:12] if _HASH.fullmatch(text) else text for name, text in told.items()}
+    return ", ".join(f"{name} {text}" for name, text in given.items() if text not in ("", "None"))
 
 
 def _moment(moment: datetime) -> str:

@@ -14,10 +14,11 @@ from threading import Event
 
 from churn import wiring
 from churn.core.history import Stint, served_on, stints
+from churn.domain.artifacts import Pointer
 from churn.domain.ledger import History
 from churn.domain.versions import CHAMPION
 from churn.domain.windows import parse_instant
-from churn.jobs.rollback import RolledBack, roll_back
+from churn.jobs.rollback import RollbackParts, RolledBack, roll_back
 from churn.jobs.stage import Following, StageOutcome, end_with_parent, run
 from churn.settings import Settings
 
@@ -39,14 +40,15 @@ def _staged(outcome: StageOutcome) -> str:
     return f"champion: {outcome.kind}{version}{': ' if outcome.message else ''}{outcome.message}"
 
 
-def roll_back_champion(settings: Settings, why: str) -> RolledBack:
+def roll_back_champion(settings: Settings, why: str, tell: Callable[[Pointer, Pointer], None]) -> RolledBack:
     """Serve the version before again; see jobs.rollback."""
 
     def move_alias(version: str) -> None:
         # Opened only now: its client takes seconds to load, and the service need not wait for it.
         wiring.hasty_registry(settings).set_alias(CHAMPION, version)
 
-    return roll_back(wiring.model_cache(settings), wiring.ledger(settings), move_alias, why=why, by=_user())
+    parts = RollbackParts(wiring.model_cache(settings), wiring.ledger(settings), move_alias, tell)
+    return roll_back(parts, why=why, by=_user())
 
 
 def _user() -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from churn.domain.ledger import Kind
 from churn.errors import NotReady, Unavailable
-from churn.jobs.rollback import RolledBack, roll_back
+from churn.jobs.rollback import RollbackParts, RolledBack, roll_back
 from churn.stores.model_cache import ModelCache
 from tests.memory import MemoryLedger
 from tests.models import FakeRegistry, model_cache
@@ -22,7 +22,8 @@ def cache_with(tmp_path: Path, *versions: int) -> ModelCache[object]:
 
 
 def rolled_back(cache: ModelCache[object], ledger: MemoryLedger, aliases: list[str]) -> RolledBack:
-    return roll_back(cache, ledger, aliases.append, why="it flags everybody", by="ada")
+    parts = RollbackParts(cache, ledger, aliases.append, lambda left, now: None)
+    return roll_back(parts, why="it flags everybody", by="ada")
 
 
 def test_the_version_before_serves_the_ledger_knows_and_the_alias_follows(tmp_path: Path) -> None:
@@ -34,11 +35,17 @@ def test_the_version_before_serves_the_ledger_knows_and_the_alias_follows(tmp_pa
 
 
 def test_a_registry_and_a_ledger_that_are_gone_hinder_nothing_and_are_told(tmp_path: Path) -> None:
+    told = []
+
     def gone(version: str) -> None:
+        assert told == [("2", "1")], "the operator need not wait for the registry"
         raise Unavailable("MLflow does not answer")
 
     cache = cache_with(tmp_path, 1, 2)
-    done = roll_back(cache, MemoryLedger(down=True), gone, why="", by="")
+    parts = RollbackParts(
+        cache, MemoryLedger(down=True), gone, lambda left, now: told.append((left.version, now.version))
+    )
+    done = roll_back(parts, why="", by="")
     champion = cache.champion()
     assert champion is not None and champion.version == "1"
     assert done.troubles == (

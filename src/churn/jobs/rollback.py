@@ -20,19 +20,28 @@ class RolledBack:
     troubles: tuple[str, ...]
 
 
-def roll_back(
-    cache: RollbackCache, ledger: Ledger, move_alias: Callable[[str], None], *, why: str, by: str
-) -> RolledBack:
+@dataclass(frozen=True)
+class RollbackParts:
+    """What a rollback changes. `move_alias` points the alias champion at a version; `tell` hears (left, now) at once."""
+
+    cache: RollbackCache
+    ledger: Ledger
+    move_alias: Callable[[str], None]
+    tell: Callable[[Pointer, Pointer], None]
+
+
+def roll_back(parts: RollbackParts, *, why: str, by: str) -> RolledBack:
     """Serve the previous version on this host; then, as far as they answer, tell the ledger and move the alias.
 
     Raises NotReady when there is no previous version, Refused when it is damaged, Unavailable when the disk fails:
     then nothing has changed.
     """
-    left, now = cache.roll_back()
+    left, now = parts.cache.roll_back()
+    parts.tell(left, now)
     facts = {"version": now.version, "left": left.version, "why": why, "by": by}
     troubles = (
-        _trouble("the ledger does not know of it", lambda: ledger.note(Kind.ROLLBACK, facts)),
-        _trouble(_alias_stays(left), lambda: move_alias(now.version)),
+        _trouble("the ledger does not know of it", lambda: parts.ledger.note(Kind.ROLLBACK, facts)),
+        _trouble(_alias_stays(left), lambda: parts.move_alias(now.version)),
     )
     return RolledBack(left, now, tuple(filter(None, troubles)))
 

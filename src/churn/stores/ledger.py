@@ -1,6 +1,6 @@
 """The ledger: one file of JSON lines that is only ever appended to, each line carrying the sha256 of the one before.
 
-    {"at": "...", "facts": {...}, "kind": "took_up", "previous": "5f3a...", "sequence": 12}
+    {"sequence": 12, "at": "...", "kind": "took_up", "facts": {...}, "previous": "5f3a..."}
 
 An edited or removed line breaks the chain at the line after it. A crash can cut the last line short: the next entry
 seals that off, as a line of its own that the chain goes over. Several processes may append.
@@ -68,8 +68,8 @@ class Ledger:
         lines = _lines(data)
         sequence = 1 + next((line.sequence for line in map(_parsed, reversed(lines)) if line is not None), 0)
         previous = _hash(lines[-1]) if lines else FIRST
-        fields = {"sequence": sequence, "kind": kind, "facts": dict(facts), "previous": previous}
-        text = json.dumps({**fields, "at": self._now().isoformat()}, sort_keys=True, allow_nan=False)
+        fields = {"sequence": sequence, "at": self._now().isoformat(), "kind": kind, "facts": dict(facts)}
+        text = json.dumps({**fields, "previous": previous}, allow_nan=False)
         seal_off = b"" if not data or data.endswith(b"\n") else b"\n"
         return seal_off + text.encode() + b"\n"
 
