@@ -22,7 +22,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class RollbackParts:
-    """What a rollback changes. `move_alias` points the alias champion at a version; `tell` hears (left, now) at once."""
+    """What a rollback changes. `move_alias` points the alias at a version; `tell` hears (left, now) at once."""
 
     cache: RollbackCache
     ledger: Ledger
