@@ -40,15 +40,15 @@ def test_a_refused_champion_is_told_by_the_model_route_and_a_metric_until_it_is_
     served: Site, client: httpx.Client
 ) -> None:
     served.cache.record_status(refused_status(Refusal("2", "no_verdict", "it carries no verdict")))
-    metric = 'churn_champion_refused{reason="no_verdict"} 1.0'
-    assert eventually(lambda: metric in client.get("/metrics").text)
+    metric = 'churn_champion_refused{reason="no_verdict"}'
+    assert eventually(lambda: f"{metric} 1.0" in client.get("/metrics").text)
     body = client.get("/v1/model").json()
     assert (body["version"], body["aliases"]) == ("1", [])
     assert body["staging"]["refused"] == {"version": "2", "reason": "no_verdict", "found": "it carries no verdict"}
     assert client.post("/v1/score", json=USERS).json()["model"]["version"] == "1"
     served.cache.record_status(refused_status(None))
     assert eventually(lambda: client.get("/v1/model").json()["staging"]["refused"] is None)
-    assert "churn_champion_refused{" not in client.get("/metrics").text
+    assert f"{metric} 0.0" in client.get("/metrics").text
 
 
 def test_a_rollback_is_served_without_a_restart_and_the_held_version_is_told(
