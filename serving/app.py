@@ -17,6 +17,7 @@ from serving.openapi import describe, route_options
 from serving.routes import ROUTES, Service
 from serving.scorer import Scorer
 from serving.state import ModelWatch
+from serving.takeups import TakeUps
 from serving.workers import Workers
 
 API_VERSION = "1.0.0"
@@ -48,7 +49,7 @@ class _Api(FastAPI):
 
 def _service(parts: Dependencies) -> Service:
     metrics, limits = Metrics(), parts.limits
-    watch = ModelWatch(parts.cache, metrics)
+    watch = ModelWatch(parts.cache, metrics, TakeUps(parts.ledger, metrics))
     return Service(
         parts=parts,
         watch=watch,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from churn.core.scoring import ServedModel
-from churn.domain.ports import OnlineFeatures, PredictionSink, UserIdType
+from churn.domain.ports import Ledger, OnlineFeatures, PredictionSink, UserIdType
 from churn.domain.versions import MODEL_NAME
 from churn.settings import Settings, load_settings
 from churn.stores.model_cache import ModelCache
@@ -38,6 +38,7 @@ class Dependencies:
     online: OnlineFeatures
     cache: ModelCache[ServedModel]
     log: PredictionSink
+    ledger: Ledger
     clock: Callable[[], datetime]
     max_feature_age: timedelta
     user_id_type: UserIdType
@@ -55,6 +56,7 @@ def from_settings(settings: Settings | None = None) -> Dependencies:
         online=parts.online,
         cache=parts.cache,
         log=parts.log,
+        ledger=parts.ledger,
         clock=parts.clock,
         user_id_type=parts.user_id_type,
         max_feature_age=settings.max_feature_age,

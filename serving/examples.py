@@ -69,6 +69,8 @@ MODEL_INFO: dict[str, Any] = {
         "last_success_at": "2026-11-22T10:20:00.500000Z",
         "last_failure_at": None,
         "last_failure_reason": None,
+        "refused": None,
+        "held_version": None,
     },
 }
 HEALTH: dict[str, Any] = {"status": "ok"}

@@ -188,6 +188,14 @@ class UserScored(Message):
     explanation: Why = None
 
 
+class RefusedVersion(Message):
+    """A version that carries the alias champion and must not serve, so that the one before still does."""
+
+    version: str
+    reason: str = Field(description="A short word, the same as in the metric churn_champion_refused")
+    found: str
+
+
 class Staging(Message):
     """How the side process fares that brings models here."""
 
@@ -197,6 +205,8 @@ class Staging(Message):
     last_success_at: datetime | None
     last_failure_at: datetime | None
     last_failure_reason: str | None
+    refused: RefusedVersion | None
+    held_version: str | None = Field(description="Version behind the alias that was rolled back from on this host")
 
 
 class ModelInfo(Message):

@@ -56,6 +56,16 @@ class Metrics:
             "Its last good look at the registry",
             registry=self._registry,
         )
+        self._refused = Gauge(
+            "churn_champion_refused",
+            "1 while the alias points at a version that must not serve, 0 afterwards",
+            ["reason"],
+            registry=self._registry,
+        )
+        self._refused_for: str | None = None
+        self._ledger_failures = Counter(
+            "churn_ledger_failures", "Entries that could not be written", registry=self._registry
+        )
         for status in Status:
             self._predictions.labels(status.value)
 
@@ -79,6 +89,18 @@ class Metrics:
         self._staging_failures.set(status.failures)
         if status.last_success_at is not None:
             self._staged_at.set(status.last_success_at.timestamp())
+        self._refuses(status.refused.reason if status.refused else None)
+
+    def _refuses(self, reason: str | None) -> None:
+        # A reason that is over is set to 0: Prometheus would go on believing one that merely vanished.
+        if self._refused_for not in (None, reason):
+            self._refused.labels(self._refused_for).set(0)
+        if reason is not None:
+            self._refused.labels(reason).set(1)
+        self._refused_for = reason
+
+    def ledger_failed(self) -> None:
+        self._ledger_failures.inc()
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from churn.domain.artifacts import StagingStatus
+from churn.domain.artifacts import Refusal, StagingStatus
 from churn.domain.predictions import Prediction, Status, UserId, risk_segment
 from churn.domain.reasons import Explanation
 from churn.domain.versions import CHAMPION
@@ -179,7 +179,13 @@ def _staging_message(staging: StagingStatus | None) -> messages.Staging:
         last_success_at=staging.last_success_at if staging else None,
         last_failure_at=staging.last_failure_at if staging else None,
         last_failure_reason=staging.last_failure_reason if staging else None,
+        refused=_refused_message(staging.refused) if staging and staging.refused else None,
+        held_version=staging.held_version if staging else None,
     )
+
+
+def _refused_message(refusal: Refusal) -> messages.RefusedVersion:
+    return messages.RefusedVersion(version=refusal.version, reason=refusal.reason, found=refusal.found)
 
 
 async def healthz(_request: Request) -> Response:

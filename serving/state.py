@@ -15,6 +15,7 @@ from churn.domain.artifacts import Pointer, StagingStatus
 from churn.errors import ChurnError, Refused
 from churn.stores.model_cache import ModelCache
 from serving.metrics import Metrics
+from serving.takeups import TakeUps
 
 WATCH_SECONDS = 0.25
 _RETRY_SECONDS = (1.0, 60.0)
@@ -32,9 +33,10 @@ class Loaded:
 class ModelWatch:
     """Holds the model in service. A champion that fails to load changes nothing but a counter."""
 
-    def __init__(self, cache: ModelCache[ServedModel], metrics: Metrics) -> None:
+    def __init__(self, cache: ModelCache[ServedModel], metrics: Metrics, takeups: TakeUps) -> None:
         self._cache = cache
         self._metrics = metrics
+        self._takeups = takeups
         self._backoff = Backoff(*_RETRY_SECONDS)
         self._stop = Event()
         self._thread = Thread(target=self._watch, name="model-watch", daemon=True)
@@ -43,12 +45,14 @@ class ModelWatch:
 
     def start(self) -> None:
         """Looks once, so that a cached model answers the first request, then goes on watching."""
+        self._takeups.started()
         self.look()
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
+        self._takeups.stopped()
 
     def look(self) -> None:
         """One look at the cache's pointer; loads when it is new. Never raises ChurnError."""
@@ -93,6 +97,7 @@ class ModelWatch:
         now = datetime.now(UTC)
         self.loaded = Loaded(model, now)
         self._metrics.loaded(model, now.timestamp())
+        self._takeups.took_up(model)
         _LOG.info("model version %s is in service", model.version)
 
     def _note_failure(self, pointer: Pointer | None, error: ChurnError) -> None:

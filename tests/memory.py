@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from churn.domain.ledger import Entry, History, Kind
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import MODEL_NAME, ModelVersion
-from churn.errors import NotReady
+from churn.errors import NotReady, Unavailable
 from tests.exports import CUTOFF_NAME, HORIZON
 
 SNAPSHOT_ID = "snapshot-1"
@@ -69,6 +70,30 @@ class BuiltShop:
     def online_users(self) -> int:
         ids = {*self.offline_rows(self.cutoffs()[-1])[JOIN_KEY], *self.online}
         return sum(self.online.get(user, ...) is not None for user in ids)
+
+
+@dataclass
+class MemoryLedger:
+    """Entries in memory, one second apart. `down` makes it take none."""
+
+    entries: list[Entry] = field(default_factory=list)
+    down: bool = False
+
+    def note(self, kind: Kind, facts: Mapping[str, Any]) -> None:
+        if self.down:
+            raise Unavailable("the ledger cannot be used")
+        number = len(self.entries) + 1
+        at = datetime(2026, 11, 20, tzinfo=UTC) + timedelta(seconds=number)
+        self.entries.append(Entry(number, at, kind, dict(facts)))
+
+    def read(self) -> History:
+        if self.down:
+            raise Unavailable("the ledger cannot be used")
+        return History(tuple(self.entries))
+
+    def told(self, kind: Kind) -> list[Mapping[str, Any]]:
+        """The facts of all entries of a kind."""
+        return [entry.facts for entry in self.entries if entry.kind is kind]
 
 
 @dataclass

@@ -20,15 +20,26 @@ from sklearn.frozen import FrozenEstimator
 
 from churn.core.artifact import Card, Expected, card_bytes, digest_of, golden_rows, open_artifact
 from churn.core.scoring import ServedModel
+from churn.core.seal import Claim, seal
 from churn.core.value import ContactPlan, Economics
 from churn.domain.artifacts import Artifact
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
-from churn.domain.versions import CARD_FILE, MODEL_FILE, MODEL_NAME, TAG_DIGEST, ModelVersion
+from churn.domain.versions import (
+    CARD_FILE,
+    MODEL_FILE,
+    MODEL_NAME,
+    TAG_DIGEST,
+    TAG_FEATURE_SERVICE,
+    TAG_SIGNATURE,
+    TAG_VERDICT,
+    ModelVersion,
+)
 from churn.errors import Unavailable
 from churn.stores.model_cache import ModelCache
 from churn.stores.skops_file import SKLEARN_VERSION, load_skops
 
 HORIZON_DAYS = 60
+KEY = "a key of the tests, which is no secret"
 RECENCY = FEATURE_NAMES.index("days_since_last_activity")
 CONTACT_PLAN = ContactPlan(Economics(cost=1.0, margin=10.0), 0.2, 2.5, 2.25)
 Vectors = NDArray[np.float64]
@@ -85,6 +96,28 @@ def with_card(files: Mapping[str, bytes], **changes: Any) -> dict[str, bytes]:
 def version_of(files: Mapping[str, bytes], version: str = "1", digest: str | None = None) -> ModelVersion:
     tags = {TAG_DIGEST: digest_of(files) if digest is None else digest}
     return ModelVersion(MODEL_NAME, version, f"run-{version}", f"models:/m-{version}", tags, ("champion",))
+
+
+def claim_of(version: ModelVersion, /, **changes: Any) -> Claim:
+    """A passed verdict on the version as it is, or a changed one."""
+    facts = {
+        "model_name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "feature_service": FEATURE_SERVICE,
+        "passed": True,
+        "verdict_sha256": "a" * 64,
+        "policy_sha256": "b" * 64,
+        "decided_at": "2026-11-20T10:00:00+00:00",
+    }
+    return Claim(**{**facts, **changes})
+
+
+def judged(version: ModelVersion, /, key: str = KEY, **changes: Any) -> ModelVersion:
+    """The version with that verdict, sealed with `key`, as its tags."""
+    sealed = seal(claim_of(version, **changes), key)
+    tags = {TAG_FEATURE_SERVICE: FEATURE_SERVICE, TAG_VERDICT: sealed.claim, TAG_SIGNATURE: sealed.signature}
+    return replace(version, tags={**version.tags, **tags})
 
 
 def served_model(seed: int = 1, version: str = "1") -> ServedModel:

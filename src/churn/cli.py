@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +24,8 @@ from churn.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
     from churn.core.lineage import Link
+    from churn.domain.artifacts import Pointer
+    from churn.following import Told
     from churn.jobs.score import Scored
 
 EXIT_CODES: dict[type[ChurnError], int] = {
@@ -51,6 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+_HASH = re.compile(r"[0-9a-f]{64}")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -188,16 +194,61 @@ def train(
 
 
 @app.command()
-def promote(version: Annotated[str, typer.Option(help="Version to judge; default: alias challenger")] = "") -> None:
+def promote(
+    version: Annotated[str, typer.Option(help="Version to judge; default: alias challenger")] = "",
+    judge_only: Annotated[
+        bool,
+        typer.Option("--judge-only", help="Leave the alias to a person: a version that passed may be set in the UI"),
+    ] = False,
+    override: Annotated[
+        str, typer.Option(help="Your reason to promote it whatever the verdict; only if the policy allows it")
+    ] = "",
+) -> None:
     """Judge the challenger against the champion under policy.yaml; move the alias only if it passes."""
     from churn import river
 
+    act = river.only_judge if judge_only else river.promote_version
     with _working("comparing challenger and champion"):
-        done = river.promote_version(load_settings(), version)
+        done = act(load_settings(), version, override)
     show_verdict(done.verdict)
-    if not done.moved:
-        raise Refused(f"version {done.challenger.version} was not promoted", hint="The reasons are listed above.")
-    out.print(f"version {done.challenger.version} is champion")
+    name = f"version {done.challenger.version}"
+    if not done.admitted:
+        raise Refused(f"{name} was not promoted", hint="The reasons are listed above.")
+    passed = f"overridden: {done.override}" if done.override else "passed"
+    out.print(
+        f"{name} {passed}; {'it is champion' if done.moved else 'set its alias champion to serve it'}", markup=False
+    )
+
+
+@app.command()
+def rollback(why: Annotated[str, typer.Option(help="Your reason, for the ledger")] = "") -> None:
+    """Serve the version before again, at once and from the local cache; then move the alias, if there is a registry."""
+    from churn import following
+
+    def tell(left: Pointer, now: Pointer) -> None:
+        out.print(f"version {now.version} is in service again on this host, version {left.version} is not")
+
+    done = following.roll_back_champion(load_settings(), why, tell)
+    for trouble in done.troubles:
+        err.print(f"[yellow]warning:[/] {escape(trouble)}", soft_wrap=True)
+
+
+@app.command()
+def history(
+    on: Annotated[str, typer.Option(help="A day (UTC): only which version served then")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Which version served when, and every verdict, alias move, refusal and rollback that this deployment saw."""
+    from churn import following
+
+    told = following.told_history(load_settings(), on)
+    show = _history_as_json if as_json else _show_history
+    show(told)
+    if told.history.breaks:
+        raise Mismatch(
+            f"the ledger was changed after it was written: {'; '.join(told.history.breaks)}",
+            hint="Compare it with a backup: up to there it is as it was written.",
+        )
 
 
 @app.command()
@@ -393,6 +444,39 @@ def _add_fact(branch: Tree, name: str, fact: Any) -> None:
 def _readable(text: str) -> str:
     """Digests and commits by their first characters, midnights as days."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}", r"\1", text).replace("T00:00:00+00:00", "")
+
+
+def _show_history(told: Told) -> None:
+    table = Table("version", "from (UTC)", "until", "host", "process", box=None)
+    for stint in told.served:
+        until = _moment(stint.until) if stint.until else "no end recorded"
+        table.add_row(stint.version, _moment(stint.since), until, stint.host, stint.service)
+    if told.served:
+        out.print(table)
+    else:
+        out.print(f"no version is known to have served{f' on {told.day}' if told.day else ''}")
+    if told.day is None and told.history.entries:
+        out.print()
+        for entry in told.history.entries:
+            out.print(f"{_moment(entry.at)}  {entry.kind:<15}  {escape(_facts(entry.facts))}", soft_wrap=True)
+    if told.history.torn:
+        err.print(f"[yellow]warning:[/] {told.history.torn} lines of the ledger were cut short by a crash")
+
+
+def _history_as_json(told: Told) -> None:
+    document = {"served": [asdict(stint) for stint in told.served], **asdict(told.history)}
+    out.print(json.dumps(document, default=str, indent=1), soft_wrap=True, markup=False)
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    """`name value` pairs; what is empty is left out, hashes are cut short, lists are written out."""
+    told = {name: "; ".join(value) if isinstance(value, list) else str(value) for name, value in facts.items()}
+    given = {name: text[:12] if _HASH.fullmatch(text) else text for name, text in told.items()}
+    return ", ".join(f"{name} {text}" for name, text in given.items() if text not in ("", "None"))
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _show_comparison(comparison: dict[str, dict[str, float]]) -> None:

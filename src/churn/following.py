@@ -1,26 +1,74 @@
-"""The service's side process on real stores: it follows the alias champion.
+"""The service's side process and what an operator asks of a running service, on real stores.
 
-Apart from the other verbs, because it runs in the service's image, which holds neither dbt nor matplotlib.
+Apart from the other verbs, because they run in the service's image, which holds neither dbt nor matplotlib.
 """
 
 from __future__ import annotations
 
+import getpass
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
 from threading import Event
 
 from churn import wiring
-from churn.jobs.stage import StageOutcome, end_with_parent, run
+from churn.core.history import Stint, served_on, stints
+from churn.domain.artifacts import Pointer
+from churn.domain.ledger import History
+from churn.domain.versions import CHAMPION
+from churn.domain.windows import parse_instant
+from churn.jobs.rollback import RollbackParts, RolledBack, roll_back
+from churn.jobs.stage import Following, StageOutcome, end_with_parent, run
 from churn.settings import Settings
 
 
 def follow_champion(settings: Settings, tell: Callable[[str], None]) -> None:
     """Stage the champion again and again, until the service that started this process is gone."""
     end_with_parent(sys.stdin.buffer)
-    registry, cache = wiring.registry(settings), wiring.model_cache(settings)
-    run(registry, cache, settings.poll_seconds, Event(), lambda outcome: tell(_staged(outcome)))
+    parts = Following(
+        source=wiring.registry(settings),
+        cache=wiring.model_cache(settings),
+        admit=wiring.admission(settings),
+        ledger=wiring.ledger(settings),
+    )
+    run(parts, settings.poll_seconds, Event(), lambda outcome: tell(_staged(outcome)))
 
 
 def _staged(outcome: StageOutcome) -> str:
     version = f" version {outcome.version.version}" if outcome.version else ""
     return f"champion: {outcome.kind}{version}{': ' if outcome.message else ''}{outcome.message}"
+
+
+def roll_back_champion(settings: Settings, why: str, tell: Callable[[Pointer, Pointer], None]) -> RolledBack:
+    """Serve the version before again; see jobs.rollback."""
+
+    def move_alias(version: str) -> None:
+        # Opened only now: its client takes seconds to load, and the service need not wait for it.
+        wiring.hasty_registry(settings).set_alias(CHAMPION, version)
+
+    parts = RollbackParts(wiring.model_cache(settings), wiring.ledger(settings), move_alias, tell)
+    return roll_back(parts, why=why, by=_user())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        return ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """The ledger, and who served: at all, or on `day` (UTC)."""
+
+    history: History
+    served: list[Stint]
+    day: date | None
+
+
+def told_history(settings: Settings, on: str) -> Told:
+    """What the ledger tells. Raises BadInput when `on` is no date, Unavailable."""
+    day = parse_instant(on).date() if on else None
+    history = wiring.ledger(settings).read()
+    return Told(history, served_on(history.entries, day) if day else stints(history.entries), day)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from churn import wiring
 from churn.core.model import CALIBRATIONS, ForestParameters
-from churn.core.policy import parse_policy
 from churn.domain.ports import ModelRegistry, Snapshot, Window
 from churn.domain.versions import CHAMPION, ModelVersion
 from churn.domain.windows import EVERY, Every, as_utc, cutoff_name, cutoffs_between, parse_instant
@@ -19,7 +18,7 @@ from churn.jobs.build_features import BuildStores, Built, Progress, build_featur
 from churn.jobs.ingest import IngestReport, IngestRequest, ingest
 from churn.jobs.lineage import Chain, trace
 from churn.jobs.monitor import MonitorResult, MonitorStores, monitor, recent
-from churn.jobs.promote import Promotion, PromotionStores, promote
+from churn.jobs.promote import Promotion, PromotionStores, judge_version, promote
 from churn.jobs.rebuild import RebuildStores, Rebuilt, rebuild
 from churn.jobs.score import Scored, score_users
 from churn.jobs.simulate import SimulationReport, simulate_shop
@@ -128,18 +127,34 @@ def train_model(settings: Settings, parameters: ForestParameters, test_cutoffs: 
     return train(stores, plan, tell)
 
 
-def promote_version(settings: Settings, version: str) -> Promotion:
+def promote_version(settings: Settings, version: str, override: str = "") -> Promotion:
     """Judge a version (default: the challenger) under the policy and move the alias if it passes."""
-    if not settings.policy.is_file():
-        raise BadInput(f"there is no promotion policy at {settings.policy}", hint="Set CHURN_POLICY to a policy.yaml.")
-    stores = PromotionStores(
+    policy = wiring.policy(settings)
+    return promote(_promotion_stores(settings), policy, version or None, override)
+
+
+def only_judge(settings: Settings, version: str, override: str = "") -> Promotion:
+    """The same, but the alias stays for a person to move."""
+    policy = wiring.policy(settings)
+    return judge_version(_promotion_stores(settings), policy, version or None, override)
+
+
+def _promotion_stores(settings: Settings) -> PromotionStores:
+    def in_service() -> str | None:
+        pointer = wiring.model_cache(settings).champion()
+        return pointer.version if pointer else None
+
+    return PromotionStores(
         raw=wiring.raw_tables(settings),
         registry=wiring.registry(settings),
         labels=wiring.warehouse(settings),
         features=wiring.features(settings),
         load=wiring.load_version(settings),
+        ledger=wiring.ledger(settings),
+        in_service=in_service,
+        key=wiring.signing_key(settings),
+        money=wiring.economics(settings),
     )
-    return promote(stores, parse_policy(settings.policy.read_text()), version or None)
 
 
 def find_version(registry: ModelRegistry, text: str) -> ModelVersion:

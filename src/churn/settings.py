@@ -13,8 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from churn.domain.versions import SHORTEST_KEY
 from churn.domain.windows import parse_instant
 from churn.errors import BadInput
 
@@ -56,6 +57,11 @@ class Settings(BaseModel):
     contact_budget: float | None = Field(
         None, ge=0, allow_inf_nan=False, description="Most that contacts may cost at one cutoff; not set: no bound"
     )
+    signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="Signs verdicts: a secret of 32 characters or more, the same on every host of a deployment;"
+        " default: `signing.key` in the deployment's folder, made at the first use",
+    )
     host: str = Field("127.0.0.1", description="Address the service binds to")
     port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")
@@ -77,6 +83,13 @@ class Settings(BaseModel):
                 parse_instant(value)
             except BadInput as error:
                 raise ValueError(error.message) from error
+        return value
+
+    @field_validator("signing_key")
+    @classmethod
+    def _signing_key_is_long(cls, value: SecretStr) -> SecretStr:
+        if value and len(value.get_secret_value()) < SHORTEST_KEY:
+            raise ValueError(f"a key has at least {SHORTEST_KEY} characters; for example: openssl rand -hex 32")
         return value
 
     @property

@@ -11,29 +11,33 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from churn.core.admission import Admission, Admit, admit
 from churn.core.artifact import Expected, digest_of, open_artifact
 from churn.core.scoring import ServedModel
 from churn.core.value import Economics
 from churn.domain.artifacts import SERVED_FILES, Artifact
 from churn.domain.ports import RawTables, Snapshot, UserIdType
+from churn.domain.schema import FEATURE_SERVICE
 from churn.domain.versions import CHAMPION, REFERENCE_FILE, ModelVersion
 from churn.domain.windows import parse_instant
-from churn.errors import ChurnError, NotReady, Refused
+from churn.errors import BadInput, ChurnError, NotReady, Refused
 from churn.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from churn.core.lineage import Checkout
+    from churn.core.policy import Policy
     from churn.jobs.rebuild import Workshop
     from churn.stores.drift_reports import EvidentlyReports
     from churn.stores.feature_store import Features
+    from churn.stores.ledger import Ledger
     from churn.stores.model_cache import ModelCache
     from churn.stores.model_registry import Registry
     from churn.stores.prediction_log import PredictionLog
@@ -163,12 +167,86 @@ def _fetched(settings: Settings, version: ModelVersion) -> Mapping[str, bytes]:
         return fetched_files(partial(registry(settings).fetch, version), Path(scratch), names, SIZE_LIMIT)
 
 
+def hasty_registry(settings: Settings) -> Registry:
+    """The registry for one who cannot wait: a server that does not answer is given up after three seconds."""
+    os.environ.update(MLFLOW_HTTP_REQUEST_TIMEOUT="3", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    return registry(settings)
+
+
 def champion(settings: Settings) -> ModelVersion:
-    """The version with alias champion; raises NotReady when there is none."""
+    """The version with alias champion, if it may serve.
+
+    Raises NotReady when there is none, Refused when it is not admitted or was rolled back from on this host.
+    """
     found = registry(settings).by_alias(CHAMPION)
     if found is None:
         raise NotReady("no version carries the alias champion", hint="churn promote, or one click in `make ui`.")
+    judged = admission(settings)(found)
+    if not judged.admitted:
+        raise Refused(
+            f"the champion, version {found.version}, must not serve: {judged.found}",
+            hint=f"churn promote --version {found.version} judges it; or move the alias back.",
+            facts={"reason": judged.reason},
+        )
+    pointer = model_cache(settings).champion()
+    if pointer is not None and pointer.held == found.key:
+        raise Refused(
+            f"version {found.version} carries the alias champion, but was rolled back from here",
+            hint="Move the alias to the version that serves.",
+            facts={"reason": "held"},
+        )
     return found
+
+
+def ledger(settings: Settings) -> Ledger:
+    from churn.stores.ledger import Ledger
+
+    return Ledger(settings.home / "ledger.jsonl")
+
+
+def signing_key(settings: Settings) -> str:
+    """The setting, else the deployment's own key. Raises BadInput, Unavailable."""
+    from churn.stores.signing_key import read_or_make
+
+    return settings.signing_key.get_secret_value() or read_or_make(settings.home / "signing.key")
+
+
+def policy(settings: Settings) -> Policy:
+    """The promotion policy; raises BadInput when it is missing or cannot be used."""
+    from churn.core.policy import parse_policy
+
+    try:
+        return parse_policy(settings.policy.read_text())
+    except OSError as error:
+        raise BadInput(
+            f"there is no promotion policy at {settings.policy}", hint="Set CHURN_POLICY to a policy.yaml."
+        ) from error
+
+
+def admission(settings: Settings) -> Admit:
+    """Judges whether a version may serve here. Key and policy are read anew each time, so that a change holds."""
+
+    def judge(version: ModelVersion) -> Admission:
+        allowed, trouble = _allows_override(settings)
+        judged = admit(
+            version,
+            signing_key(settings),
+            model_name=settings.model_name,
+            feature_service=FEATURE_SERVICE,
+            allow_override=allowed,
+        )
+        told = f"{judged.found} ({trouble})" if trouble and not judged.admitted else judged.found
+        return replace(judged, found=told)
+
+    return judge
+
+
+def _allows_override(settings: Settings) -> tuple[bool, str]:
+    """Whether the policy allows overrides. One that cannot be read allows none, and the reason is told."""
+    try:
+        return policy(settings).allow_override, ""
+    except BadInput as error:
+        return False, error.message
 
 
 def prediction_log(settings: Settings) -> PredictionLog:
@@ -184,6 +262,7 @@ class ServiceParts:
     online: Features
     cache: ModelCache[ServedModel]
     log: PredictionLog
+    ledger: Ledger
     clock: Callable[[], datetime]
     user_id_type: UserIdType
 
@@ -195,6 +274,7 @@ def service_parts(settings: Settings) -> ServiceParts:
         online=features(settings, user_id_type),
         cache=model_cache(settings),
         log=prediction_log(settings),
+        ledger=ledger(settings),
         clock=clock(settings),
         user_id_type=user_id_type,
     )

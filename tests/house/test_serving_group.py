@@ -75,6 +75,14 @@ def test_the_service_loads_with_what_the_image_installs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_policy_is_read_with_what_the_image_installs(tmp_path: Path) -> None:
+    """The side process asks it whether a person may override a verdict."""
+    done = run_without_them(
+        "from churn import settings, wiring; print(wiring.policy(settings.load_settings()).allow_override)", tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_the_side_process_runs_with_what_the_image_installs_and_ends_with_its_parent(tmp_path: Path) -> None:
     # Its standard input is closed from the start, which is how it learns that its parent is gone.
     done = run_without_them("import sys; sys.argv = ['churn', 'stage']; from churn.cli import main; main()", tmp_path)

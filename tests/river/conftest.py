@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from tests.servers import program_environment
 
 SECONDS = 280
+SECONDS_TO_SERVE = 5.0
 
 
 @dataclass
@@ -78,6 +81,30 @@ def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, An
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+def wait_for_version(address: str, version: str, seconds: float = 3 * SECONDS_TO_SERVE) -> float:
+    """Seconds until the service says it serves `version`."""
+    started = time.monotonic()
+    while ask(f"{address}/v1/model")[1].get("version") != version:
+        assert time.monotonic() - started < seconds, "the service did not take the champion up"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def move_champion_in_the_ui(page: Page, tracking_uri: str, version: str) -> None:
+    """What a person does: open the model, edit the aliases of a version, type champion, save."""
+    page.goto(f"{tracking_uri}/#/models/churn_prediction")
+    row = page.get_by_role("row").filter(has_text=f"Version {version}")
+    row.locator("[data-component-id*='modelversiontablealiasescell']").last.click()
+    dialog = page.get_by_role("dialog").last
+    dialog.get_by_role("combobox").click()
+    dialog.get_by_role("combobox").type("champion")
+    dialog.get_by_role("combobox").press("Enter")
+    with page.expect_response(lambda response: "registered-models/alias" in response.url) as saved:
+        dialog.get_by_role("button", name="Save aliases").click()
+    assert saved.value.ok
+    expect(dialog).not_to_be_visible()
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ import uvicorn
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES
 from churn.errors import Unavailable
+from churn.stores.ledger import Ledger
 from churn.stores.model_cache import ModelCache
 from churn.stores.prediction_log import PredictionLog
 from serving.app import create_app
@@ -108,6 +109,7 @@ def make_site(home: Path) -> Site:
         online=online,
         cache=cache,
         log=PredictionLog(home / "predictions"),
+        ledger=Ledger(home / "ledger.jsonl"),
         clock=lambda: NOW,
         max_feature_age=timedelta(days=31),
         user_id_type="integer",

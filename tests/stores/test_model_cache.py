@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -23,6 +24,7 @@ from churn.core.artifact import CARD_FORMAT, Golden, card_bytes, parse_card
 from churn.domain.artifacts import MODEL_NODES, TRUSTED_TYPES, Pointer
 from churn.domain.versions import CARD_FILE, MODEL_FILE, ModelVersion
 from churn.errors import Refused, Unavailable
+from churn.stores.model_cache import ModelCache
 from tests.models import (
     CONTACT_PLAN,
     FakeRegistry,
@@ -151,6 +153,88 @@ def test_a_garbled_pointer_is_refused_and_written_anew_by_staging(tmp_path: Path
     (tmp_path / "champion.json").write_text('{"version": "1", "dig')
     assert refusal(cache.champion) == "pointer"
     assert cache.stage(version, registry.fetch) == cache.champion()
+
+
+# -- rolling back ----------------------------------------------------------------------------------------------
+
+
+def cache_with_two(root: Path) -> tuple[ModelCache[Any], FakeRegistry]:
+    """Version 1, then 2 in service."""
+    cache, registry = model_cache(root), FakeRegistry()
+    for seed in (1, 2):
+        cache.stage(registry.promote(seed, str(seed)), registry.fetch)
+    return cache, registry
+
+
+def test_a_rollback_points_at_the_version_before_and_holds_the_one_it_left(tmp_path: Path) -> None:
+    cache, registry = cache_with_two(tmp_path)
+    left, now = cache.roll_back()
+    assert (left.version, now.version, now.held, now.previous) == ("2", "1", left.key, None)
+    assert cache.champion() == now
+    assert cache.load(now).version == "1"
+    assert registry.alias is not None
+    assert cache.stage(registry.alias, fetching({})) == now, "the alias still points at 2: nothing moves"
+
+
+def test_a_held_version_is_not_fetched_even_when_its_copy_is_gone(tmp_path: Path) -> None:
+    cache, registry = cache_with_two(tmp_path)
+    left, now = cache.roll_back()
+    shutil.rmtree(tmp_path / "models" / left.folder)
+    assert registry.alias is not None
+    assert cache.stage(registry.alias, registry.fetch) == now
+    assert registry.fetches == 2
+
+
+def test_a_hold_ends_once_another_version_is_staged(tmp_path: Path) -> None:
+    cache, registry = cache_with_two(tmp_path)
+    second = registry.alias
+    assert second is not None
+    cache.roll_back()
+    back = cache.stage(version_of(artifact_files(1), "1"), registry.fetch)
+    assert (back.version, back.held) == ("1", None)
+    forward = cache.stage(second, registry.fetch)
+    assert (forward.version, forward.held, forward.previous) == ("2", None, back)
+
+
+def test_a_third_version_ends_the_hold_and_remembers_the_one_rolled_back_to(tmp_path: Path) -> None:
+    cache, registry = cache_with_two(tmp_path)
+    _, now = cache.roll_back()
+    third = cache.stage(registry.promote(3, "3"), registry.fetch)
+    assert (third.held, third.previous) == (None, now.alone())
+
+
+def test_a_rollback_that_comes_while_a_version_is_fetched_wins(tmp_path: Path) -> None:
+    cache, registry = cache_with_two(tmp_path)
+    second = registry.alias
+    assert second is not None
+    shutil.rmtree(tmp_path / "models" / f"2-{second.digest[:12]}")
+
+    def fetch(version: ModelVersion, folder: Path) -> None:
+        model_cache(tmp_path).roll_back()
+        registry.fetch(version, folder)
+
+    assert cache.stage(second, fetch).version == "1"
+    champion = cache.champion()
+    assert champion is not None and champion.version == "1"
+
+
+def test_a_version_before_that_is_damaged_is_not_rolled_back_to(tmp_path: Path) -> None:
+    cache, _ = cache_with_two(tmp_path)
+    before = cache.champion()
+    assert before is not None and before.previous is not None
+    (tmp_path / "models" / before.previous.folder / MODEL_FILE).write_bytes(b"rot")
+    assert refusal(cache.roll_back) == "digest"
+    assert cache.champion() == before
+
+
+def test_a_pointer_of_an_older_release_is_read(tmp_path: Path) -> None:
+    cache, _ = cache_with_two(tmp_path)
+    path = tmp_path / "champion.json"
+    fields = json.loads(path.read_text())
+    del fields["held"], fields["previous"]["held"]
+    pointer = cache.champion()
+    path.write_text(json.dumps(fields))
+    assert cache.champion() == pointer
 
 
 # -- refusing --------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from churn.domain.versions import (
     MODEL_FILE,
     REFERENCE_FILE,
     TAG_LINEAGE,
+    TAG_VERDICT,
     Lineage,
     ModelVersion,
     TrainingRecord,
@@ -42,7 +43,16 @@ from churn.stores.model_registry import Registry
 from churn.wiring import ChampionReference
 from tests import servers
 from tests.memory import MemoryRegistry
-from tests.models import OPEN_MODEL, calibrated_forest, card_of, random_vectors
+from tests.models import (
+    KEY,
+    OPEN_MODEL,
+    FakeRegistry,
+    calibrated_forest,
+    card_of,
+    judged,
+    model_cache,
+    random_vectors,
+)
 
 EXPERIMENT = MODEL = "registry-suite"
 REFERENCE = b"reference rows"
@@ -463,8 +473,14 @@ def champion_of(place: Place, model_name: str, home: Path) -> tuple[ChampionRefe
     registry = place.registry(model_name, model_name)
     version = registry.record(reference_training())
     registry.set_alias(CHAMPION, version.version)
+    for name, value in judged(version).tags.items():
+        registry.tag(version.version, name, value)
     model = place.client().get_logged_model(version.source.removeprefix("models:/"))
-    settings = {"CHURN_MLFLOW_TRACKING_URI": place.uri, "CHURN_MODEL_NAME": model_name}
+    settings = {
+        "CHURN_MLFLOW_TRACKING_URI": place.uri,
+        "CHURN_MODEL_NAME": model_name,
+        "CHURN_SIGNING_KEY": KEY,
+    }
     return ChampionReference(load_settings(settings, home=home)), Path(model.artifact_location.removeprefix("file://"))
 
 
@@ -487,6 +503,24 @@ def test_a_card_that_is_not_the_registered_one_is_refused_before_it_is_believed(
     source, folder = champion_of(embedded, "other-card", tmp_path)
     (folder / CARD_FILE).write_bytes(card_bytes(card_of(calibrated_forest())))
     with pytest.raises(Refused, match="version 1: its files are not those registered"):
+        source.champion_reference()
+
+
+def test_a_champion_without_a_verdict_of_ours_has_no_reference(embedded: Place, tmp_path: Path) -> None:
+    source, _ = champion_of(embedded, "not-judged", tmp_path)
+    embedded.registry("not-judged", "not-judged").tag("1", TAG_VERDICT, "passed")
+    with pytest.raises(Refused, match="the champion, version 1, must not serve: its tag"):
+        source.champion_reference()
+
+
+def test_a_champion_that_was_rolled_back_from_here_has_no_reference(embedded: Place, tmp_path: Path) -> None:
+    source, _ = champion_of(embedded, "held", tmp_path)
+    version = embedded.registry("held", "held").get("1")
+    cache, registry = model_cache(tmp_path / "cache"), FakeRegistry()
+    cache.stage(registry.promote(2, "0"), registry.fetch)
+    cache.stage(version, embedded.registry("held", "held").fetch)
+    cache.roll_back()
+    with pytest.raises(Refused, match="version 1 carries the alias champion, but was rolled back from here"):
         source.champion_reference()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -16,12 +17,17 @@ from typer.testing import CliRunner
 
 from churn import errors
 from churn.cli import DRIFT_CODES, EXIT_HELP, app, exit_code, show_contacts
+from churn.core.scoring import ServedModel
 from churn.core.value import ContactPlan, Economics
+from churn.domain.ledger import Kind
 from churn.domain.verdicts import DriftStatus
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
 from churn.jobs.score import Scored
 from churn.settings import Settings
+from churn.stores.ledger import Ledger
+from churn.stores.model_cache import ModelCache
 from tests.house.command_line import verbs
+from tests.models import FakeRegistry, model_cache
 
 # -- exit codes ------------------------------------------------------------------------------------------------------
 
@@ -177,3 +183,93 @@ def test_scores_tell_how_many_to_contact_for_what_money(capsys: pytest.CaptureFi
         "to contact: 2, expected value 1,502.50 (probability from 0.0125 on; a contact costs 0.5 and brings 40 from"
         " those who would go silent, at most 1,000 is spent)\n"
     )
+
+
+def test_settings_never_shows_the_signing_key(tmp_path: Path) -> None:
+    done = churn(tmp_path, "settings", signing_key="s3cret" * 8)
+    assert done.returncode == 0
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "**********" in done.stdout
+
+
+# -- rollback and history --------------------------------------------------------------------------------------------
+
+
+def deployment(home: Path, versions: int) -> ModelCache[ServedModel]:
+    """A home where that many versions were in service, one after the other."""
+    cache, registry = model_cache(home / "cache"), FakeRegistry()
+    ledger = Ledger(home / "ledger.jsonl", iter_times())
+    for number in range(1, versions + 1):
+        version = registry.promote(number, str(number))
+        cache.stage(version, registry.fetch)
+        facts = {"version": str(number), "digest": version.digest, "host": "shop", "pid": 1, "service": "a"}
+        ledger.note(Kind.TOOK_UP, facts)
+    return cache
+
+
+def iter_times() -> Callable[[], datetime]:
+    """The starts of 2026-11-20 and of the days after."""
+    moments = (datetime(2026, 11, 20, tzinfo=UTC) + timedelta(days=day) for day in range(1000))
+    return lambda: next(moments)
+
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def test_a_rollback_without_a_registry_serves_the_version_before_and_warns(tmp_path: Path) -> None:
+    cache = deployment(tmp_path, 2)
+    done = churn(tmp_path, "rollback", "--why", "it flags everybody", mlflow_tracking_uri=NOBODY)
+    assert done.returncode == 0, done.stderr
+    assert "version 1 is in service again on this host, version 2 is not" in " ".join(done.stdout.split())
+    assert "warning: the alias champion could not be moved" in done.stderr
+    champion = cache.champion()
+    assert champion is not None and champion.version == "1"
+    last = Ledger(tmp_path / "ledger.jsonl").read().entries[-1]
+    assert (last.kind, last.facts["left"], last.facts["why"]) == (Kind.ROLLBACK, "2", "it flags everybody")
+
+
+def test_where_there_is_nothing_to_roll_back_to_the_way_out_is_told(tmp_path: Path) -> None:
+    deployment(tmp_path, 1)
+    done = churn(tmp_path, "rollback", mlflow_tracking_uri=NOBODY)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("error: there is nothing to roll back to")
+    assert "  → Move the alias champion to the version wanted" in done.stderr
+
+
+def test_history_says_who_served_on_a_day(tmp_path: Path) -> None:
+    deployment(tmp_path, 3)
+    day = churn(tmp_path, "history", "--on", "2026-11-21")
+    assert day.returncode == 0, day.stderr
+    assert [line.split()[0] for line in day.stdout.splitlines()] == ["version", "2"]
+    before = churn(tmp_path, "history", "--on", "2026-11-19")
+    assert (before.returncode, before.stdout) == (0, "no version is known to have served on 2026-11-19\n")
+
+
+def test_history_lists_every_entry_newest_last(tmp_path: Path) -> None:
+    deployment(tmp_path, 2)
+    Ledger(tmp_path / "ledger.jsonl").note(Kind.REFUSED, {"version": "3", "reason": "no_verdict", "found": "[b] none"})
+    done = churn(tmp_path, "history")
+    assert done.returncode == 0
+    told = done.stdout.splitlines()[-3:]
+    assert [line[21:36].strip() for line in told] == ["took_up", "took_up", "refused"]
+    assert told[-1].endswith("version 3, reason no_verdict, found [b] none")
+
+
+def test_history_for_programs_is_json(tmp_path: Path) -> None:
+    deployment(tmp_path, 2)
+    document = json.loads(churn(tmp_path, "history", "--json").stdout)
+    assert [(each["version"], each["until"]) for each in document["served"]] == [
+        ("1", "2026-11-21 00:00:00+00:00"),
+        ("2", None),
+    ]
+    assert (len(document["entries"]), document["torn"], document["breaks"]) == (2, 0, [])
+
+
+def test_a_ledger_that_was_changed_is_shown_and_ends_with_code_nine(tmp_path: Path) -> None:
+    deployment(tmp_path, 3)
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"version": "2"', b'"version": "9"'))
+    done = churn(tmp_path, "history")
+    assert done.returncode == 9
+    assert "error: the ledger was changed after it was written: line 3:" in done.stderr
+    assert "version 9" in done.stdout

@@ -14,19 +14,34 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from churn.core.admission import admit
 from churn.core.policy import Policy, parse_policy
 from churn.core.promotion import Evidence, judge
 from churn.core.scoring import ServedModel
 from churn.core.training_set import Rows
+from churn.core.value import Economics
+from churn.domain.ledger import Kind
 from churn.domain.ports import Snapshot
 from churn.domain.predictions import UserId
-from churn.domain.schema import FEATURE_NAMES
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.domain.verdicts import PromotionVerdict
-from churn.domain.versions import CHALLENGER, CHAMPION, TAG_LINEAGE, TAG_VERDICT, ModelVersion
+from churn.domain.versions import (
+    CHALLENGER,
+    CHAMPION,
+    MODEL_NAME,
+    TAG_DIGEST,
+    TAG_FEATURE_SERVICE,
+    TAG_LINEAGE,
+    TAG_OVERRIDE,
+    TAG_VERDICT,
+    ModelVersion,
+)
 from churn.errors import BadInput, ChurnError, NotReady, Refused, Unavailable
-from churn.jobs.promote import PromotionStores, promote
+from churn.jobs.promote import PromotionStores, judge_version, promote
 from tests.exports import at, labelled_frame
-from tests.memory import BuiltShop, MemoryRegistry
+from tests.memory import BuiltShop, MemoryLedger, MemoryRegistry
+from tests.models import KEY
+from tests.models import judged as sealed
 
 Array = NDArray[np.float64]
 POLICY_FILE = Path(__file__).parents[2] / "policy.yaml"
@@ -79,7 +94,8 @@ def rows_of_users(**columns: Any) -> Rows:
     return Rows(X, Y, np.full(N, np.datetime64("2011-10-10", "us")), np.arange(N).astype(object))
 
 
-BETTER = Evidence(rows_of_users(), PROBABILITY, champion=DULL, latency_ms=1.0, size_bytes=1000)
+MONEY = Economics(cost=1.0, margin=10.0)
+BETTER = Evidence(rows_of_users(), PROBABILITY, champion=DULL, latency_ms=1.0, size_bytes=1000, money=MONEY)
 
 
 def judged(evidence: Evidence, policy: Policy = POLICY) -> PromotionVerdict:
@@ -308,7 +324,9 @@ def test_the_expected_value_is_that_of_contacting_from_the_break_even_point_with
     churners = sum(200 * level for level in PROBABILITY[1:10])
     assert facts["estimate"] == pytest.approx((10 * churners - 1800) / N)
     # Money for 200 contacts: those with probability .95.
-    bounded = judged(BETTER, policy_with(money__budget=200.0)).facts["challenger"]["intervals"]["expected_value"]
+    bounded = judged(replace(BETTER, money=replace(MONEY, budget=200.0))).facts["challenger"]["intervals"][
+        "expected_value"
+    ]
     assert bounded["estimate"] == pytest.approx((10 * 190 - 200) / N)
 
 
@@ -387,6 +405,7 @@ LINEAGE_FACTS = {
     "feature_sha256": {"2011-10-10T000000Z": "f" * 64},  # what BuiltShop's manifest says
 }
 LINEAGE = json.dumps(LINEAGE_FACTS)
+TRAINED = {TAG_LINEAGE: LINEAGE, TAG_DIGEST: "d" * 64, TAG_FEATURE_SERVICE: FEATURE_SERVICE}
 RECENCY = FEATURE_NAMES.index("days_since_last_activity")
 Predict = Callable[[Array], Array]
 
@@ -400,22 +419,40 @@ def guesses(vectors: Array) -> Array:
     return 0.5 + 0.01 * np.sin(vectors[:, 0] * 100)
 
 
+def add_champion(registry: MemoryRegistry, tags: dict[str, str]) -> None:
+    """Version 7 with these tags and a passed verdict."""
+    registry.add("7", {TAG_DIGEST: "d" * 64, **tags}, CHAMPION)
+    registry.versions["7"] = sealed(registry.versions["7"])
+
+
 def registry_with(*, champion: bool) -> MemoryRegistry:
     registry = MemoryRegistry()
     if champion:
-        registry.add("7", {TAG_LINEAGE: LINEAGE}, CHAMPION)
-    registry.add("8", {TAG_LINEAGE: LINEAGE}, CHALLENGER)
+        add_champion(registry, TRAINED)
+    registry.add("8", TRAINED, CHALLENGER)
     return registry
 
 
-def stores(registry: MemoryRegistry, models: dict[str, Predict | Exception]) -> PromotionStores:
+def stores(
+    registry: MemoryRegistry, models: dict[str, Predict | Exception], in_service: str | None = None
+) -> PromotionStores:
     def load(version: ModelVersion) -> ServedModel:
         model = models[version.version]
         if isinstance(model, Exception):
             raise model
         return ServedModel(version.version, "", "churn_v1", FEATURE_NAMES, 60, model, size_bytes=1000)
 
-    return PromotionStores(OneSnapshot(), registry, SHOP, SHOP, load)
+    return PromotionStores(
+        raw=OneSnapshot(),
+        registry=registry,
+        labels=SHOP,
+        features=SHOP,
+        load=load,
+        ledger=MemoryLedger(),
+        in_service=lambda: in_service,
+        key=KEY,
+        money=MONEY,
+    )
 
 
 @dataclass(frozen=True)
@@ -455,13 +492,32 @@ def test_a_better_challenger_takes_the_alias_from_the_champion() -> None:
     assert registry.aliases[CHAMPION] == "8"
 
 
-def test_the_verdict_with_its_reasons_stays_with_the_version_whatever_it_is() -> None:
-    for model, passed in ((beats, True), (guesses, False)):
-        registry = registry_with(champion=True)
-        promote(stores(registry, {"8": model, "7": follows_recency}), POLICY, None)
-        kept = json.loads(registry.versions["8"].tags[TAG_VERDICT])
-        assert kept["passed"] is passed
-        assert len(kept["reasons"]) == 15
+@pytest.mark.parametrize(("model", "reason"), [(beats, "ok"), (guesses, "verdict_failed")])
+def test_the_sealed_verdict_stays_with_the_version_whatever_it_is(model: Predict, reason: str) -> None:
+    registry = registry_with(champion=True)
+    promote(stores(registry, {"8": model, "7": follows_recency}), POLICY, None)
+    assert admission(registry.get("8")) == reason
+
+
+def test_a_verdict_is_told_to_the_ledger_with_what_failed() -> None:
+    given = stores(registry_with(champion=True), {"8": guesses, "7": follows_recency})
+    done = promote(given, POLICY, None)
+    (told,) = given.ledger.read().entries
+    assert (told.kind, told.facts["version"], told.facts["against"], told.facts["passed"]) == (
+        Kind.VERDICT,
+        "8",
+        "7",
+        False,
+    )
+    assert told.facts["reasons"] == [
+        f"{each.rule}: {each.found}" for each in done.verdict.reasons if each.passed is False
+    ]
+
+
+def admission(version: ModelVersion, *, allow_override: bool = False) -> str:
+    """The word that the side process would say of the version."""
+    found = admit(version, KEY, model_name=MODEL_NAME, feature_service=FEATURE_SERVICE, allow_override=allow_override)
+    return found.reason
 
 
 def test_a_worse_challenger_leaves_the_alias_where_it_is() -> None:
@@ -514,7 +570,7 @@ TWO_LATER = replace(SHOP, frame=labelled_frame([SEEN, CUTOFF, LATER], users=400)
 
 def test_both_are_judged_at_the_cutoffs_that_neither_was_trained_on() -> None:
     registry = registry_with(champion=True)
-    registry.add("7", trained_at("2011-09-01"), CHAMPION)  # its horizon was open until 2011-10-31
+    add_champion(registry, trained_at("2011-09-01"))  # its horizon was open until 2011-10-31
     shop = TWO_LATER
     churned = dict(zip(shop.frame["days_since_last_activity"], shop.frame["churned"], strict=True))
 
@@ -529,13 +585,13 @@ def test_both_are_judged_at_the_cutoffs_that_neither_was_trained_on() -> None:
 
 def test_a_cutoff_on_the_day_the_training_ended_may_judge() -> None:
     registry = registry_with(champion=True)
-    registry.add("7", trained_at("2011-08-11"), CHAMPION)  # 60 days before 2011-10-10
+    add_champion(registry, trained_at("2011-08-11"))  # 60 days before 2011-10-10
     assert promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None).moved
 
 
 def test_where_no_cutoff_lies_after_both_trainings_nothing_is_promoted() -> None:
     registry = registry_with(champion=True)
-    registry.add("7", trained_at("2011-08-12"), CHAMPION)
+    add_champion(registry, trained_at("2011-08-12"))
     done = promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
     assert not done.moved
     assert [reason.found for reason in done.verdict.reasons] == [
@@ -579,7 +635,7 @@ def test_labelled_rows_without_features_decide_nothing() -> None:
 
 def test_a_champion_without_lineage_is_not_compared_with() -> None:
     registry = registry_with(champion=True)
-    registry.add("7", {}, CHAMPION)
+    add_champion(registry, {})
     done = promote(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
     assert not done.moved
     assert done.verdict.reasons[0].found == (
@@ -634,12 +690,100 @@ def test_without_a_challenger_there_is_nothing_to_promote() -> None:
         promote(stores(MemoryRegistry(), {}), POLICY, None)
 
 
-def test_the_champion_itself_is_not_promoted_again() -> None:
+def test_a_champion_with_a_passed_verdict_is_not_promoted_again() -> None:
     registry = registry_with(champion=True)
+    before = dict(registry.versions["7"].tags)
     done = promote(stores(registry, {}), POLICY, "7")
     assert not done.moved
     assert [reason.found for reason in done.verdict.reasons] == ["it is the champion already"]
-    assert TAG_VERDICT not in registry.versions["7"].tags
+    assert registry.versions["7"].tags == before
+
+
+# -- an alias that a hand moved ----------------------------------------------------------------------------------------
+
+
+def set_by_hand(version: str) -> MemoryRegistry:
+    registry = registry_with(champion=True)
+    registry.set_alias(CHAMPION, version)
+    return registry
+
+
+def test_a_version_set_by_hand_must_beat_the_one_in_service_when_it_is_judged_afterwards() -> None:
+    for model, passed in ((beats, True), (guesses, False)):
+        registry = set_by_hand("8")
+        done = judge_version(stores(registry, {"8": model, "7": follows_recency}, in_service="7"), POLICY, "8")
+        assert (done.verdict.passed, done.verdict.champion) == (passed, "7")
+        assert admission(registry.get("8")) == ("ok" if passed else "verdict_failed")
+
+
+def test_where_nobody_knows_what_is_in_service_one_click_does_not_spare_the_comparison() -> None:
+    registry = set_by_hand("8")
+    with pytest.raises(Refused, match="which version it must beat is not known here"):
+        promote(stores(registry, {"8": beats}), POLICY, "8")
+    assert TAG_VERDICT not in registry.versions["8"].tags
+
+
+def test_a_weak_version_set_by_hand_is_no_rival_for_another_to_beat() -> None:
+    registry = registry_with(champion=True)
+    registry.add("5", TRAINED, CHAMPION)
+    models: dict[str, Predict | Exception] = {"5": guesses, "8": follows_recency, "7": beats}
+    done = promote(stores(registry, models, in_service="7"), POLICY, "8")
+    assert (done.moved, done.verdict.champion) == (False, "7")
+
+
+def test_the_version_in_service_can_be_judged_anew_as_after_a_change_of_the_key() -> None:
+    registry = registry_with(champion=True)
+    registry.versions["7"] = sealed(registry.versions["7"], key="the key before, which is not the same")
+    done = promote(stores(registry, {"7": beats}, in_service="7"), POLICY, "7")
+    assert (done.moved, done.verdict.champion) == (True, None)
+    assert admission(registry.get("7")) == "ok"
+
+
+def test_judging_alone_moves_no_alias() -> None:
+    registry = registry_with(champion=True)
+    done = judge_version(stores(registry, {"8": beats, "7": follows_recency}), POLICY, None)
+    assert (done.admitted, done.moved) == (True, False)
+    assert registry.aliases == {CHAMPION: "7", CHALLENGER: "8"}
+    assert admission(registry.get("8")) == "ok"
+
+
+# -- an override -------------------------------------------------------------------------------------------------------
+
+OVERRIDABLE = POLICY.model_copy(update={"allow_override": True})
+WORSE: dict[str, Predict | Exception] = {"8": guesses, "7": follows_recency}
+
+
+def test_a_policy_without_overrides_refuses_one_before_anything_is_judged() -> None:
+    registry = registry_with(champion=True)
+    with pytest.raises(Refused, match="the promotion policy allows no override"):
+        promote(stores(registry, WORSE), POLICY, None, "I want it")
+    assert set(registry.versions["8"].tags) == set(TRAINED)
+
+
+def test_an_override_promotes_a_failed_version_and_is_sealed_and_recorded_in_the_persons_words() -> None:
+    registry = registry_with(champion=True)
+    given = stores(registry, WORSE)
+    done = promote(given, OVERRIDABLE, None, "the old one loses money")
+    assert (done.moved, done.verdict.passed, registry.aliases[CHAMPION]) == (True, False, "8")
+    assert registry.versions["8"].tags[TAG_OVERRIDE] == "the old one loses money"
+    assert json.loads(registry.versions["8"].tags[TAG_VERDICT])["override"] == "the old one loses money"
+    assert given.ledger.read().entries[0].facts["override"] == "the old one loses money"
+    assert admission(registry.get("8"), allow_override=True) == "overridden"
+    assert admission(registry.get("8")) == "verdict_failed"
+
+
+def test_a_version_that_passes_needs_no_override_and_gets_none() -> None:
+    registry = registry_with(champion=True)
+    done = promote(stores(registry, {"8": beats, "7": follows_recency}), OVERRIDABLE, None, "in case it fails")
+    assert (done.moved, done.override) == (True, "")
+    assert TAG_OVERRIDE not in registry.versions["8"].tags
+
+
+def test_where_the_ledger_takes_no_entry_nothing_is_promoted() -> None:
+    registry = registry_with(champion=False)
+    with pytest.raises(Unavailable, match="the ledger cannot be used"):
+        promote(replace(stores(registry, {"8": beats}), ledger=MemoryLedger(down=True)), POLICY, None)
+    assert registry.aliases == {CHALLENGER: "8"}
 
 
 @pytest.mark.parametrize(

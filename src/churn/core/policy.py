@@ -70,14 +70,6 @@ class ChampionLimits(_Part):
         return part.non_inferiority_margin
 
 
-class Money(_Part):
-    """What a contact costs and brings, in one currency; it makes the expected value."""
-
-    cost: float = Field(ge=0, description="Of contacting a user")
-    margin: float = Field(gt=0, description="What a contact brings on average if the user would have gone silent")
-    budget: float | None = Field(ge=0, description="Bounds what is spent on contacts at one cutoff; null: no bound")
-
-
 class SliceLimits(_Part):
     """The worst part of the users. A slice breaks a limit when its whole interval lies beyond it."""
 
@@ -103,7 +95,6 @@ class Policy(_Part):
     recency: RecencyLimits
     calibration: CalibrationLimits
     champion: ChampionLimits
-    money: Money
     slices: SliceLimits
     serving: ServingLimits
     allow_override: bool = Field(description="Whether a version with the tag churn.override may be served unjudged")

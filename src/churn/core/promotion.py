@@ -40,6 +40,7 @@ class Evidence:
     champion: Array | None
     latency_ms: float
     size_bytes: int
+    money: Economics
     labels: Mapping[str, Labels] = field(default_factory=dict)
 
 
@@ -103,8 +104,7 @@ def findings(evidence: Evidence, policy: Policy) -> Findings:
 
 def _drawn(evidence: Evidence, policy: Policy) -> tuple[dict[str, Array], dict[str, Array] | None]:
     given = {"challenger": evidence.challenger, "champion": evidence.champion}
-    money = Economics(policy.money.cost, policy.money.margin, policy.money.budget)
-    answers = {name: _answers(evidence.rows, each, money) for name, each in given.items() if each is not None}
+    answers = {name: _answers(evidence.rows, each, evidence.money) for name, each in given.items() if each is not None}
     drawn = resampled(evidence.rows.y, evidence.rows.user_id, answers, _resampling(policy))
     return drawn["challenger"], drawn.get("champion")
 
@@ -114,7 +114,7 @@ def _answers(rows: Rows, probability: Array, money: Economics) -> Answers:
     chosen = np.zeros(len(rows), dtype=bool)
     for cutoff in np.unique(rows.cutoff):
         at = rows.cutoff == cutoff
-        chosen[at] = contacted(probability[at], money.cost / money.margin, money)
+        chosen[at] = contacted(probability[at], money.break_even, money)
     return Answers(probability, value_per_row(rows.y, chosen, money))
 
 
@@ -274,6 +274,7 @@ def _facts(evidence: Evidence, found: Findings, policy: Policy) -> dict[str, Any
         "slices": [each.as_dict() for each in found.slices],
         "latency_ms": evidence.latency_ms,
         "size_bytes": evidence.size_bytes,
+        "money": asdict(evidence.money),
         "policy": policy.as_dict(),
     }
     plain: dict[str, Any] = _plain(facts)

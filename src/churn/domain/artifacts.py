@@ -61,13 +61,17 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Pointer:
-    """A staged version: the folder that holds it, and the one it replaced."""
+    """A staged version: the folder that holds it, and the one it replaced.
+
+    `held` is the key of a version that was rolled back from here: it is not pointed at again before another one was.
+    """
 
     version: str
     digest: str
     folder: str
     staged_at: datetime
     previous: Pointer | None = None
+    held: tuple[str, str] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -76,12 +80,25 @@ class Pointer:
 
     def alone(self) -> Pointer:
         """The same without its history."""
-        return replace(self, previous=None)
+        return replace(self, previous=None, held=None)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A version that carries the alias and must not serve: a short word for metrics, and a sentence."""
+
+    version: str
+    reason: str
+    found: str
 
 
 @dataclass(frozen=True)
 class StagingStatus:
-    """What the side process last knew: the champion it saw, and how its looks at the registry went."""
+    """What the side process last knew: the champion it saw, and how its looks at the registry went.
+
+    `refused` stands as long as the alias points at a version that must not serve; `held_version` as long as it points
+    at one that was rolled back from here.
+    """
 
     last_look_at: datetime
     last_success_at: datetime | None = None
@@ -90,3 +107,5 @@ class StagingStatus:
     last_failure_reason: str | None = None
     failures: int = 0
     failing: bool = False
+    refused: Refusal | None = None
+    held_version: str | None = None

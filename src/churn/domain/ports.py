@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from churn.domain.artifacts import Pointer, StagingStatus
+from churn.domain.ledger import History, Kind
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.records import PredictionRecord
 from churn.domain.versions import ModelVersion, TrainingRecord
@@ -69,13 +70,33 @@ class StagedModels(Protocol):
     """The local cache of verified versions, as far as staging needs it."""
 
     def stage(self, version: ModelVersion, fetch: Callable[[ModelVersion, Path], None]) -> Pointer:
-        """The version in the cache, and the champion pointer on it. Raises Refused, Unavailable."""
+        """The version in the cache, and the champion pointer on it, unless it is held. Raises Refused, Unavailable."""
 
     def champion(self) -> Pointer | None:
         """Where the champion pointer points now."""
 
     def record_status(self, status: StagingStatus) -> None:
         """Keeps how staging goes, for the service to tell. Raises Unavailable."""
+
+
+class RollbackCache(Protocol):
+    """The local cache, as far as a rollback needs it."""
+
+    def roll_back(self) -> tuple[Pointer, Pointer]:
+        """The champion pointer on its previous version: (left, now in service).
+
+        Raises NotReady, Refused, Unavailable.
+        """
+
+
+class Ledger(Protocol):
+    """The append-only record of verdicts, aliases seen, take-ups and rollbacks."""
+
+    def note(self, kind: Kind, facts: Mapping[str, Any]) -> None:
+        """One more entry, on disk on return. Raises Unavailable."""
+
+    def read(self) -> History:
+        """Every entry, oldest first. Raises Unavailable."""
 
 
 class PredictionSink(Protocol):

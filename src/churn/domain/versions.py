@@ -25,6 +25,9 @@ FEAST_PROJECT = "feast.project"
 FEAST_VIEWS = "feast.feature_views"
 FEAST_REFS = "feast.feature_refs"
 FEAST_FILE = "feast_features.json"
+TAG_SIGNATURE = "churn.verdict_signature"
+TAG_OVERRIDE = "churn.override"
+SHORTEST_KEY = 32  # characters of a key that signs verdicts
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ class ModelVersion:
     @property
     def feature_service(self) -> str:
         return self.tags.get(TAG_FEATURE_SERVICE, "")
+
+    @property
+    def override(self) -> str:
+        """A person's reason to serve the version without a passed verdict, "" when there is none."""
+        return self.tags.get(TAG_OVERRIDE, "").strip()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells two versions' files apart, as in the local cache."""
+        return self.version, self.digest
 
 
 @dataclass(frozen=True)

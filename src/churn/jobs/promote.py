@@ -1,26 +1,43 @@
-"""promote: challenger against champion under the written policy; the alias moves only on a passed verdict."""
+"""promote: challenger against champion under the written policy; the alias moves only on a passed verdict.
+
+Whatever the verdict is, it is sealed, kept with the version and told to the ledger before the alias moves.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from churn.core.admission import admit
 from churn.core.policy import Policy
 from churn.core.promotion import Evidence, judge, refusal
 from churn.core.scoring import ServedModel
+from churn.core.seal import Claim, seal
 from churn.core.slices import TIER, labels_of
 from churn.core.training_set import Rows, entities_of, rows_of
+from churn.core.value import Economics
 from churn.core.verdict_page import page
-from churn.domain.ports import LabelledUsers, Labels, ModelRegistry, OfflineFeatures, Snapshot
+from churn.domain.ledger import Kind
+from churn.domain.ports import LabelledUsers, Labels, Ledger, ModelRegistry, OfflineFeatures, Snapshot
+from churn.domain.schema import FEATURE_SERVICE
 from churn.domain.verdicts import PromotionVerdict
-from churn.domain.versions import CHALLENGER, CHAMPION, TAG_LINEAGE, TAG_VERDICT, ModelVersion
+from churn.domain.versions import (
+    CHALLENGER,
+    CHAMPION,
+    TAG_LINEAGE,
+    TAG_OVERRIDE,
+    TAG_SIGNATURE,
+    TAG_VERDICT,
+    ModelVersion,
+)
 from churn.domain.windows import cutoff_name, gap, parse_instant
 from churn.errors import ChurnError, Mismatch, NotReady, Refused
 
@@ -31,40 +48,126 @@ VERDICT_JSON, VERDICT_PAGE = "verdict/verdict.json", "verdict/verdict.html"
 
 @dataclass(frozen=True)
 class PromotionStores:
-    """What a promotion reads and writes. `load` fetches a version and opens it under all of its guards."""
+    """What a promotion reads and writes. `load` fetches a version and opens it under all of its guards.
+
+    `in_service` names the version that this deployment serves now, None when there is none; `key` signs verdicts;
+    `money` is what contacts cost and bring.
+    """
 
     raw: LabelledUsers
     registry: ModelRegistry
     labels: Labels
     features: OfflineFeatures
     load: Load
+    ledger: Ledger
+    in_service: Callable[[], str | None]
+    key: str
+    money: Economics
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """The verdict, and the versions before and after."""
+    """The verdict, and the versions before and after. `override`: a person's reason to promote it nevertheless."""
 
     verdict: PromotionVerdict
     challenger: ModelVersion
     champion_before: ModelVersion | None
-    moved: bool
+    moved: bool = False
+    override: str = ""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the version may be served now."""
+        return self.verdict.passed or bool(self.override)
 
 
-def promote(stores: PromotionStores, policy: Policy, version: str | None) -> Promotion:
-    """Judge `version` (default: alias challenger) and make it champion if it passes.
+def promote(stores: PromotionStores, policy: Policy, version: str | None, override: str = "") -> Promotion:
+    """Judge `version` (see `judge_version`) and make it champion if it passes or is overridden."""
+    judged = judge_version(stores, policy, version, override)
+    if judged.admitted:
+        stores.registry.set_alias(CHAMPION, judged.challenger.version)
+    return replace(judged, moved=judged.admitted)
 
-    Raises NotReady when there is no such version. A comparison that fails for whatever reason is a refusal.
+
+def judge_version(stores: PromotionStores, policy: Policy, version: str | None, override: str = "") -> Promotion:
+    """Judge `version` (default: alias challenger), seal the verdict and keep it with the version; no alias moves.
+
+    `override`, a person's reason, counts when the verdict fails and the policy allows it; raises Refused when it does
+    not. Raises NotReady when there is no such version. A comparison that fails for whatever reason is a refusal.
     """
+    if override and not policy.allow_override:
+        raise Refused(
+            "the promotion policy allows no override",
+            hint="Set allow_override in the policy if the team has agreed on it, or promote without --override.",
+        )
     challenger = stores.registry.get(version) if version else _challenger(stores.registry)
     champion = stores.registry.by_alias(CHAMPION)
-    if champion is not None and champion.version == challenger.version:
-        return Promotion(_already(challenger), challenger, champion, moved=False)
+    if champion is not None and not _is_admitted(champion, stores.key, policy):
+        champion = _in_service(stores, champion, challenger)
+    elif champion is not None and champion.version == challenger.version:
+        return Promotion(_already(challenger), challenger, champion)
     verdict = _judged(stores, policy, challenger, champion)
-    _keep(stores.registry, challenger, verdict)
-    stores.registry.tag(challenger.version, TAG_VERDICT, json.dumps(verdict.as_dict(), default=float))
-    if verdict.passed:
-        stores.registry.set_alias(CHAMPION, challenger.version)
-    return Promotion(verdict, challenger, champion, moved=verdict.passed)
+    judged = Promotion(verdict, challenger, champion, override="" if verdict.passed else override)
+    _keep(stores, policy, judged)
+    return judged
+
+
+def _is_admitted(version: ModelVersion, key: str, policy: Policy) -> bool:
+    allowed = policy.allow_override
+    terms = {"model_name": version.name, "feature_service": FEATURE_SERVICE}
+    return admit(version, key, allow_override=allowed, **terms).admitted
+
+
+def _in_service(stores: PromotionStores, by_hand: ModelVersion, challenger: ModelVersion) -> ModelVersion | None:
+    """Whom to compare with when the alias was given by hand: what is in service in the meantime.
+
+    Raises Refused when that is not known: else one click would spare the challenger the comparison, or give it a weak
+    rival. None when the challenger itself is in service, as after a change of the signing key.
+    """
+    served = stores.in_service()
+    if served is None:
+        raise Refused(
+            f"version {by_hand.version} was made champion by hand, and which version it must beat is not known here",
+            hint="Move the alias back, or remove it if there never was a champion; then judge again.",
+        )
+    return None if served == challenger.version else stores.registry.get(served)
+
+
+def _keep(stores: PromotionStores, policy: Policy, judged: Promotion) -> None:
+    """The verdict beside the run that made the version, its seal as tags, and an entry in the ledger.
+
+    Whichever fails, nothing is promoted. The seal covers the very text that is kept beside the run.
+    """
+    version, verdict_json = judged.challenger, json.dumps(judged.verdict.as_dict(), sort_keys=True, default=float)
+    stores.registry.log_artifact(version.run_id, VERDICT_JSON, verdict_json)
+    stores.registry.log_artifact(version.run_id, VERDICT_PAGE, page(judged.verdict))
+    claim = _claim(policy, judged, verdict_json)
+    sealed = seal(claim, stores.key)
+    tags = {TAG_VERDICT: sealed.claim, TAG_SIGNATURE: sealed.signature}
+    for name, value in {**tags, **({TAG_OVERRIDE: judged.override} if judged.override else {})}.items():
+        stores.registry.tag(version.version, name, value)
+    stores.ledger.note(Kind.VERDICT, _verdict_facts(judged, claim))
+
+
+def _claim(policy: Policy, judged: Promotion, verdict_json: str) -> Claim:
+    version = judged.challenger
+    return Claim(
+        model_name=version.name,
+        version=version.version,
+        digest=version.digest,
+        feature_service=version.feature_service,
+        passed=judged.verdict.passed,
+        verdict_sha256=sha256(verdict_json.encode()).hexdigest(),
+        policy_sha256=sha256(policy.model_dump_json().encode()).hexdigest(),
+        decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        override=judged.override,
+    )
+
+
+def _verdict_facts(judged: Promotion, claim: Claim) -> dict[str, Any]:
+    failed = [f"{reason.rule}: {reason.found}" for reason in judged.verdict.reasons if reason.passed is False]
+    named = claim.model_dump(include={"version", "digest", "passed", "policy_sha256", "verdict_sha256", "override"})
+    return {**named, "against": judged.verdict.champion, "reasons": failed}
 
 
 def _challenger(registry: ModelRegistry) -> ModelVersion:
@@ -72,12 +175,6 @@ def _challenger(registry: ModelRegistry) -> ModelVersion:
     if found is None:
         raise NotReady("no version carries the alias challenger", hint="churn train")
     return found
-
-
-def _keep(registry: ModelRegistry, challenger: ModelVersion, verdict: PromotionVerdict) -> None:
-    """The verdict beside the challenger's run, before any alias moves: no promotion without its reasons."""
-    registry.log_artifact(challenger.run_id, VERDICT_JSON, json.dumps(verdict.as_dict(), indent=1))
-    registry.log_artifact(challenger.run_id, VERDICT_PAGE, page(verdict))
 
 
 def _already(version: ModelVersion) -> PromotionVerdict:
@@ -112,6 +209,7 @@ def _evidence(stores: PromotionStores, challenger: ModelVersion, champion: Model
         champion=None if against is None else against.predict(rows.X),
         latency_ms=_latency_ms(model, rows.X),
         size_bytes=model.size_bytes,
+        money=stores.money,
         labels={TIER: labels_of(rows.user_id, stores.raw.user_labels(snapshot, TIER))},
     )
 

@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.metadata import version as installed_version
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 

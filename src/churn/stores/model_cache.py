@@ -5,12 +5,13 @@
     <root>/stager.json       how the side process fares
 
 A version gets its final name only after it was verified and is on disk, so a half version is never found under it.
-One process stages, any number load.
+One process stages, any number load; a rollback may come in between, so who writes champion.json locks the folder.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from churn.domain.artifacts import SERVED_FILES, Artifact, Pointer, StagingStatus, refused
 from churn.domain.versions import ModelVersion
-from churn.errors import Refused, Unavailable
+from churn.errors import NotReady, Refused, Unavailable
 
 Model = TypeVar("Model")
 Record = TypeVar("Record", Pointer, StagingStatus)
@@ -82,6 +83,8 @@ class ModelCache(Generic[Model]):
     def stage(self, version: ModelVersion, fetch: Fetch) -> Pointer:
         """Brings `version` into the cache, unless it is there, and points the champion at it.
 
+        A version that was rolled back from is held: nothing happens, and the pointer in force is returned. The hold
+        ends when another version is staged.
         Raises Refused when the artifact is not what the registry's digest tag says or cannot be served, Unavailable
         when the registry or the disk fails; then the champion stays as it was.
         """
@@ -89,10 +92,30 @@ class ModelCache(Generic[Model]):
             target = Pointer(
                 version.version, version.digest, _folder(version.version, version.digest), datetime.now(UTC)
             )
+            if held := self._holding(target):
+                return held
             if not self._is_staged(target):
                 self._bring(version, target, fetch)
             self._verified.add(target.key)
-            return self._point_at(target)
+            with self._alone():
+                # Asked again: a rollback may have come while the files were fetched.
+                return self._holding(target) or self._point_at(target)
+
+    def roll_back(self) -> tuple[Pointer, Pointer]:
+        """Points the champion at its previous version, which is verified first: (left, now in service).
+
+        The version left is held (see `stage`), and is not `previous` any more: a second rollback must never bring
+        back what the first one took away. Whoever wants it again moves the alias away from it and back. Raises
+        NotReady when there is no previous version, Refused when it is damaged, Unavailable.
+        """
+        with _disk(), self._alone():
+            current = self.champion()
+            if current is None or current.previous is None:
+                raise _nothing_before(current)
+            self.load(current.previous)
+            now = replace(current.previous, held=current.key)
+            self._replace_pointer(now)
+            return current.alone(), now
 
     def status(self) -> StagingStatus | None:
         """What the side process last wrote, None before its first look. Raises Refused (garbled), Unavailable."""
@@ -103,6 +126,22 @@ class ModelCache(Generic[Model]):
         with _disk():
             self._root.mkdir(parents=True, exist_ok=True)
             _write(self._root / "stager.json.new", status).replace(self._root / "stager.json")
+
+    def _holding(self, target: Pointer) -> Pointer | None:
+        """The pointer in force, if it holds `target`."""
+        current = self._current_or_none()
+        return current if current is not None and current.held == target.key else None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process writes the pointer meanwhile."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._root, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _is_staged(self, target: Pointer) -> bool:
         if target.key in self._verified:
@@ -136,14 +175,25 @@ class ModelCache(Generic[Model]):
     def _point_at(self, target: Pointer) -> Pointer:
         current = self._current_or_none()
         if current is not None and current.key == target.key:
-            return current
+            return self._released(current)
         pointer = replace(target, previous=current.alone() if current else None)
+        self._replace_pointer(pointer)
+        self._prune(pointer)
+        return pointer
+
+    def _released(self, current: Pointer) -> Pointer:
+        """The same without a hold: the alias points here, so no longer at the version that was held."""
+        if current.held is None:
+            return current
+        released = replace(current, held=None)
+        self._replace_pointer(released)
+        return released
+
+    def _replace_pointer(self, pointer: Pointer) -> None:
         new = _write(self._root / "champion.json.new", pointer)
         _fsync(new)
         new.replace(self._root / "champion.json")
         _fsync(self._root)
-        self._prune(pointer)
-        return pointer
 
     def _current_or_none(self) -> Pointer | None:
         # A garbled pointer must not keep a good version out: it is simply written anew.
@@ -161,6 +211,15 @@ class ModelCache(Generic[Model]):
         for folder in self._root.glob("incoming-*"):
             if time.time() - folder.lstat().st_mtime > _ABANDONED_AFTER_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _nothing_before(current: Pointer | None) -> NotReady:
+    held = None if current is None else current.held
+    found = f"version {held[0]} was rolled back already" if held else "no version was in service before"
+    return NotReady(
+        f"there is nothing to roll back to: {found}",
+        hint="Move the alias champion to the version wanted: in the MLflow UI, or churn promote --version N.",
+    )
 
 
 @contextmanager
