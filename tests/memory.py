@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from churn.core.admission import Admission
 from churn.domain.ledger import Entry, History, Kind
+from churn.domain.ports import ChampionSource, StagedModels
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import MODEL_NAME, ModelVersion
 from churn.errors import NotReady, Unavailable
+from churn.jobs.stage import Following
 from tests.exports import CUTOFF_NAME, HORIZON
 
 SNAPSHOT_ID = "snapshot-1"
@@ -135,3 +138,13 @@ class MemoryRegistry:
     def fetch(self, version: ModelVersion, folder: Path) -> None:
         for name, data in self.files[version.version].items():
             (folder / name).write_bytes(data)
+
+
+def anybody(version: ModelVersion) -> Admission:
+    """Admits every version: for tests of what comes after."""
+    return Admission(True, "ok", "these tests are about staging")
+
+
+def following(source: ChampionSource, cache: StagedModels) -> Following:
+    """Staging without verdicts and with a ledger of its own."""
+    return Following(source, cache, anybody, MemoryLedger())

@@ -30,6 +30,7 @@ from churn.stores.model_cache import ModelCache
 from churn.stores.model_registry import Registry
 from churn.stores.skops_file import SCHEMA_LIMIT, SKLEARN_VERSION, load_skops
 from tests.faults.attacks import ATTACKS, MODEL, Payload, calling, zipped
+from tests.memory import following
 from tests.models import FakeRegistry, artifact_files, model_cache, version_of
 from tests.stores.test_model_registry import Place, small_training
 
@@ -56,7 +57,7 @@ class Served:
         """The alias moves to a version of `files`; the reason why it was refused. The champion stays."""
         self.registry.files["2"] = files
         self.registry.alias = version_of(files, "2", digest)
-        outcome = stage_champion(self.registry, self.cache)
+        outcome = stage_champion(following(self.registry, self.cache))
         assert outcome.kind is Staged.FAILED
         assert self.cache.champion() == self.champion
         assert self.cache.load(self.champion).version == "1"
@@ -136,7 +137,7 @@ def test_what_lies_beside_the_served_files_is_never_read(served: Served) -> None
     beside = {"python_model.pkl": pickled, "model.pkl": pickled, "x.pth": b"import os", "sitecustomize.py": b"1 / 0"}
     served.registry.files["2"] = {**artifact_files(2), **beside}
     served.registry.alias = version_of(artifact_files(2), "2")
-    assert stage_champion(served.registry, served.cache).kind is Staged.STAGED
+    assert stage_champion(following(served.registry, served.cache)).kind is Staged.STAGED
     assert not served.canary.exists()
 
 
@@ -255,7 +256,7 @@ class Real:
 
     def refusal(self) -> str:
         """Why the side process, promote and score do not take version 2. All say the same."""
-        outcome = stage_champion(self.registry, self.cache)
+        outcome = stage_champion(following(self.registry, self.cache))
         assert outcome.kind is Staged.FAILED
         assert self.cache.champion() == self.champion
         assert self.cache.load(self.champion).version == "1"
@@ -295,7 +296,7 @@ def real(recorded: Place, tmp_path: Path) -> Iterator[Real]:
 
 
 def test_a_version_that_nobody_touched_is_taken(real: Real) -> None:
-    assert stage_champion(real.registry, real.cache).kind is Staged.STAGED
+    assert stage_champion(following(real.registry, real.cache)).kind is Staged.STAGED
     assert wiring.load_version(real.settings)(real.registry.get("2")).version == "2"
 
 
@@ -327,7 +328,7 @@ def test_a_rewritten_mlmodel_is_not_read_and_the_pickle_it_names_is_refused(real
 
 def test_a_rewritten_mlmodel_beside_an_untouched_model_changes_nothing(real: Real) -> None:
     rewritten(real)
-    assert stage_champion(real.registry, real.cache).kind is Staged.STAGED
+    assert stage_champion(following(real.registry, real.cache)).kind is Staged.STAGED
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, CARD_FILE, REFERENCE_FILE])

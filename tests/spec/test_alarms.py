@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from churn.core.alarms import Log, after_test, before_fit
+from churn.core.alarms import Log, Mutable, after_test, before_fit
 from churn.core.training_set import Rows, SplitRows, split_rows
 from churn.domain.schema import FEATURE_NAMES
 from churn.domain.windows import Split
@@ -24,9 +24,12 @@ def rows() -> SplitRows:
     return split_rows(labelled_rows([TRAIN, TEST], users=300), Split(train=(TRAIN,), test=(TEST,)))
 
 
-def alarms(rows: SplitRows, features: tuple[str, ...] = FEATURE_NAMES, log: Log = LOG) -> list[str]:
+NOTHING_MUTABLE: Mutable = {}
+
+
+def alarms(rows: SplitRows, log: Log = LOG, mutable: Mutable = NOTHING_MUTABLE) -> list[str]:
     with pytest.raises(Refused) as caught:
-        before_fit(rows, features, HORIZON, log)
+        before_fit(rows, HORIZON, log, mutable)
     names: list[str] = caught.value.facts["alarms"]
     assert all(name in caught.value.message for name in names)
     return names
@@ -39,7 +42,12 @@ def with_column(rows: Rows, name: str, values: np.ndarray) -> Rows:
 
 
 def test_honest_rows_raise_no_alarm(rows: SplitRows) -> None:
-    before_fit(rows, FEATURE_NAMES, HORIZON, LOG)
+    users = range(1, 301)
+    honest = {
+        "last_login_at": {user: f"2011-{user % 12 + 1:02}-{user % 28 + 1:02} 10:00:00" for user in users},
+        "subscription_tier": {user: "pro" if user % 3 else "free" for user in users},
+    }
+    before_fit(rows, HORIZON, LOG, honest)
     after_test(rows.test, np.linspace(0, 1, len(rows.test)))
 
 
@@ -67,9 +75,30 @@ def test_an_event_at_the_cutoff_among_the_features_is_caught(rows: SplitRows, na
     assert alarms(replace(rows, train=with_column(rows.train, name, values))) == ["event_at_or_after_cutoff"]
 
 
-@pytest.mark.parametrize("name", ["last_login_at", "updated_at", "subscription_tier"])
-def test_a_mutable_column_without_history_is_caught(rows: SplitRows, name: str) -> None:
-    assert alarms(rows, features=(*FEATURE_NAMES, name)) == ["mutable_column"]
+@pytest.mark.parametrize("column", ["last_login_at", "updated_at"])
+@pytest.mark.parametrize("form", ["days before the cutoff", "seconds", "logarithm"])
+def test_a_feature_made_of_a_mutable_time_is_caught_whatever_it_is_called(
+    rows: SplitRows, column: str, form: str
+) -> None:
+    since = np.random.default_rng(3).uniform(1, 200, 300)
+    times = {user: str(np.datetime64("2011-05-01T00:00:00") - int(86400 * since[user - 1])) for user in range(1, 301)}
+    planted = {"days before the cutoff": since, "seconds": -86400 * since, "logarithm": np.log(since)}[form]
+    test = with_column(rows.test, "avg_session_duration", planted[rows.test.user_id.astype(int) - 1])
+    assert alarms(replace(rows, test=test), mutable={column: times}) == ["mutable_column"]
+    assert alarms(replace(rows, train=test), mutable={column: times}) == ["mutable_column"]
+
+
+def test_a_feature_that_is_a_code_of_the_tier_is_caught(rows: SplitRows) -> None:
+    tiers = {user: ("free", "pro", "gold")[user % 3] for user in range(1, 301)}
+    codes = rows.train.user_id.astype(int) % 3 * 2.5
+    planted = replace(rows, train=with_column(rows.train, "refund_share", codes))
+    assert alarms(planted, mutable={"subscription_tier": tiers}) == ["mutable_column"]
+
+
+def test_a_feature_that_never_varies_and_users_without_the_column_raise_no_alarm(rows: SplitRows) -> None:
+    still = replace(rows, train=with_column(rows.train, "refund_share", np.full(len(rows.train), 0.5)))
+    few = {"last_login_at": {1: "2011-04-01"}, "subscription_tier": {1: "free", 2: "pro"}}
+    before_fit(still, HORIZON, LOG, few)
 
 
 def test_a_label_whose_window_has_not_matured_is_caught(rows: SplitRows) -> None:

@@ -18,21 +18,13 @@ from churn.domain.versions import MODEL_FILE, MODEL_NAME, TAG_OVERRIDE, ModelVer
 from churn.errors import NotReady
 from churn.jobs.stage import Following, Staged, StageOutcome, refusals, run, stage_champion
 from churn.stores.model_cache import ModelCache
-from tests.memory import MemoryLedger
+from tests.memory import MemoryLedger, following
 from tests.models import KEY, FakeRegistry, artifact_files, calibrated_forest, judged, model_cache, version_of
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> ModelCache[ServedModel]:
     return model_cache(tmp_path)
-
-
-def anybody(version: ModelVersion) -> Admission:
-    return Admission(True, "ok", "these tests are about staging")
-
-
-def following(registry: FakeRegistry, cache: ModelCache[ServedModel]) -> Following:
-    return Following(registry, cache, anybody, MemoryLedger())
 
 
 def test_a_new_champion_is_staged_and_then_unchanged(cache: ModelCache[ServedModel]) -> None:

@@ -21,7 +21,7 @@ from churn.domain.ports import Snapshot
 from churn.domain.predictions import UserId
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import CARD_FILE, MODEL_NAME, REFERENCE_FILE, ModelVersion, TrainingRecord
-from churn.errors import Mismatch, NotReady
+from churn.errors import Mismatch, NotReady, Refused
 from churn.jobs.train import Trained, TrainingPlan, TrainingStores, train
 from tests.exports import HORIZON, at, labelled_frame
 from tests.memory import BuiltShop
@@ -55,14 +55,16 @@ class OneSnapshot:
     """Raw tables with one snapshot."""
 
     snapshot_id: str = "snapshot-1"
+    log_end: datetime = CUTOFFS[-1] + HORIZON
 
     def user_labels(self, snapshot: Snapshot, column: str) -> dict[UserId, str]:
-        assert column == "subscription_tier"
-        return {user: "pro" if user % 2 else "free" for user in range(1, 190)}
+        if column == "subscription_tier":
+            return {user: "pro" if user % 2 else "free" for user in range(1, 190)}
+        return {user: f"2011-06-{user % 28 + 1:02} 08:00:00" for user in range(1, 190) if column == "last_login_at"}
 
     def current(self) -> Snapshot:
         manifest = {"tables": {"orders": {"sha256": "a" * 64}, "users": {"sha256": "b" * 64}}}
-        moments = (CUTOFFS[0], CUTOFFS[-1], CUTOFFS[-1] + HORIZON)
+        moments = (CUTOFFS[0], CUTOFFS[-1], self.log_end)
         return Snapshot(self.snapshot_id, Path("raw"), "integer", *moments, manifest)
 
 
@@ -290,3 +292,48 @@ def test_progress_names_each_step(shop: BuiltShop) -> None:
         "choosing whom to contact, and ageing the model",
         "recording the run",
     ]
+
+
+# -- leaks, planted where the job reads ------------------------------------------------------------------------------
+
+
+def stopped(frame: pd.DataFrame, raw: OneSnapshot | None = None) -> list[str]:
+    """The names of the alarms that stop a training on `frame`; nothing is recorded."""
+    stores = stores_of(BuiltShop(frame), raw)
+    with pytest.raises(Refused, match="leak alarm") as caught:
+        train(stores, PLAN, lambda text: None)
+    assert stores.registry.records == []  # type: ignore[attr-defined]  # the recording one
+    names: list[str] = caught.value.facts["alarms"]
+    return sorted(set(names))
+
+
+def test_a_label_among_the_features_stops_the_training() -> None:
+    frame = labelled_frame(CUTOFFS, users=200)
+    assert stopped(frame.assign(refund_share=frame["churned"].astype(float))) == ["single_feature_auc"]
+
+
+def test_features_that_only_together_tell_the_label_stop_the_training() -> None:
+    frame = labelled_frame(CUTOFFS, users=600)
+    names = ("avg_session_duration", "total_spent", "avg_order_value", "last_order_amount", "spent_7d", "spent_30d")
+    noise = np.random.default_rng(1).normal(10.0, 1.0, (len(names), len(frame)))  # each alone: ROC-AUC .92
+    leaks = {name: noise[place] + 2.0 * frame["churned"] for place, name in enumerate(names)}
+    assert stopped(frame.assign(**leaks)) == ["test_auc"]
+
+
+def test_an_event_at_the_cutoff_stops_the_training() -> None:
+    frame = labelled_frame(CUTOFFS, users=200)
+    frame.loc[frame.index[-1], "days_since_last_order"] = 0.0
+    assert stopped(frame) == ["event_at_or_after_cutoff"]
+
+
+def test_a_feature_made_of_the_last_login_stops_the_training() -> None:
+    frame = labelled_frame(CUTOFFS, users=200)
+    login = pd.to_datetime([f"2011-06-{user % 28 + 1:02} 08:00:00" for user in frame[JOIN_KEY]])
+    since = (frame[TIMESTAMP] - login).dt.total_seconds() / 86400 + 400
+    assert stopped(frame.assign(avg_session_duration=since)) == ["mutable_column"]
+
+
+def test_labels_whose_window_reaches_past_the_log_stop_the_training() -> None:
+    """The manifest says that the labels have matured; the snapshot says that they have not."""
+    raw = OneSnapshot(log_end=CUTOFFS[-1] + HORIZON / 2)
+    assert stopped(labelled_frame(CUTOFFS, users=200), raw) == ["cutoff_too_late", "label_not_matured"]

@@ -5,15 +5,17 @@ Each looks at what came out rather than at the code that made it, so that a leak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from churn.core.training_set import Rows, SplitRows
+from churn.domain.predictions import UserId
 from churn.domain.schema import FEATURE_NAMES
 from churn.domain.windows import matured
 from churn.errors import Refused
@@ -24,7 +26,11 @@ SINGLE_FEATURE_AUC = 0.98
 TEST_AUC = 0.95
 # Among fewer rows of one outcome some column of 35 reaches a high figure by chance.
 ENOUGH_OF_EACH = 30
-MUTABLE_COLUMNS = frozenset({"updated_at", "last_login_at", "subscription_tier", "email"})
+# Columns of `users` that are overwritten in place: at a past cutoff they tell the future.
+MUTABLE_TIMES = ("last_login_at", "updated_at")
+MUTABLE_GROUPS = ("subscription_tier",)
+MUTABLE_COLUMNS = frozenset({*MUTABLE_TIMES, *MUTABLE_GROUPS, "email"})
+FOLLOWS = 0.999  # rank correlation; the last activity itself, of which a login is one, stays below .95
 SINCE = ("days_since_signup", "days_since_last_order", "days_since_last_activity")
 
 
@@ -44,9 +50,18 @@ class Log:
     label_horizon: timedelta
 
 
-def before_fit(rows: SplitRows, features: Sequence[str], horizon: timedelta, log: Log) -> None:
-    """Look at the rows; raises Refused that names every alarm."""
-    _stop([*_of_time(rows, horizon, log), *_of_columns(features), *_of_rows(rows.train), *_of_rows(rows.test)])
+Mutable = Mapping[str, Mapping[UserId, str]]
+
+
+def before_fit(rows: SplitRows, horizon: timedelta, log: Log, mutable: Mutable) -> None:
+    """Look at the rows; raises Refused that names every alarm.
+
+    `mutable`: today's values of the mutable columns by user, ISO times and texts; users without one are left out.
+    """
+    alarms = [*_of_time(rows, horizon, log), *_of_columns(FEATURE_NAMES)]
+    for part in (rows.train, rows.test):
+        alarms += [*_of_rows(part), *_of_mutable(part, mutable)]
+    _stop(alarms)
 
 
 def after_test(test: Rows, probability: Array) -> None:
@@ -69,6 +84,34 @@ def _of_time(rows: SplitRows, horizon: timedelta, log: Log) -> Iterator[Alarm]:
 def _of_columns(features: Sequence[str]) -> Iterator[Alarm]:
     for name in sorted(MUTABLE_COLUMNS.intersection(features)):
         yield Alarm("mutable_column", f"{name} has no history: its value is of today, not of the cutoff")
+
+
+def _of_mutable(rows: Rows, mutable: Mutable) -> Iterator[Alarm]:
+    """Features that say the same as a mutable column, whatever they are called, at the newest cutoff of `rows`."""
+    newest = rows.where(rows.cutoff == rows.cutoff.max())
+    for column, values in mutable.items():
+        told = np.array([values.get(user) for user in newest.user_id], dtype=object)
+        known = newest.where(told != None)  # noqa: E711  # element by element
+        texts = told[told != None].astype(str)  # noqa: E711  # element by element
+        follows = _in_the_order_of if column in MUTABLE_TIMES else _one_value_each
+        for place, name in enumerate(FEATURE_NAMES):
+            feature = known.X[:, place]
+            there = ~np.isnan(feature)
+            if there.sum() >= ENOUGH_OF_EACH and follows(feature[there], texts[there]):
+                yield Alarm("mutable_column", f"{name} follows {column}, which has no history: its value is of today")
+
+
+def _in_the_order_of(feature: Array, times: NDArray[np.str_]) -> bool:
+    if len(np.unique(feature)) < 3 or len(np.unique(times)) < 3:
+        return False
+    found = spearmanr(feature, times.astype("datetime64[us]").astype(np.int64)).statistic
+    return bool(abs(found) > FOLLOWS)
+
+
+def _one_value_each(feature: Array, groups: NDArray[np.str_]) -> bool:
+    """Whether the feature is a code of the groups: one value in each, and not the same in all."""
+    values = [np.unique(feature[groups == group]) for group in np.unique(groups)]
+    return len(values) > 1 and all(len(each) == 1 for each in values) and len(np.unique(feature)) > 1
 
 
 def _of_rows(rows: Rows) -> Iterator[Alarm]:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from churn.core.advice import Advice, advise
-from churn.core.alarms import Log, after_test, before_fit
+from churn.core.alarms import MUTABLE_GROUPS, MUTABLE_TIMES, Log, Mutable, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
 from churn.core.lineage import frame_sha256, table_digests
 from churn.core.model import ForestParameters, probabilities
@@ -86,7 +86,7 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     origin = _origin(stores, split, snapshot)
     progress("joining features and labels")
     rows = load_rows(stores, split, plan.horizon)
-    before_fit(rows, FEATURE_NAMES, plan.horizon, _log(origin, plan.horizon))
+    before_fit(rows, plan.horizon, _log(origin, plan.horizon), _mutable(stores, snapshot))
     progress("fitting the forest and its baselines")
     result = fit_and_judge(rows, plan.parameters, plan.horizon)
     after_test(rows.test, result.probability)
@@ -132,6 +132,11 @@ def _log(origin: _Origin, horizon: timedelta) -> Log:
     labelled = [entry["labels"] for entry in origin.used.values()]
     days = max((entry["horizon_days"] for entry in labelled if entry), default=horizon.days)
     return Log(origin.snapshot.log_end, timedelta(days=days))
+
+
+def _mutable(stores: TrainingStores, snapshot: Snapshot) -> Mutable:
+    """Today's values of the columns that no feature may follow."""
+    return {name: stores.raw.user_labels(snapshot, name) for name in (*MUTABLE_TIMES, *MUTABLE_GROUPS)}
 
 
 def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice) -> TrainingRecord:
