@@ -161,6 +161,9 @@ def train(
     random_state: Annotated[int, typer.Option(help="Seed", min=0, max=2**32 - 1)] = 42,
     test_cutoffs: Annotated[int, typer.Option(help="How many of the newest matured cutoffs test", min=1)] = 1,
     calibration: Annotated[str, typer.Option(help="temperature, sigmoid or isotonic")] = "temperature",
+    shape: Annotated[
+        str, typer.Option(help="Of the forest: auto (chosen on past cutoffs), smooth, sharp or free")
+    ] = "auto",
     sample_if_empty: Annotated[
         bool, typer.Option("--sample-if-empty", help="Where nothing was ingested, first take the bundled real sample")
     ] = False,
@@ -176,6 +179,7 @@ def train(
         min_samples_leaf=min_samples_leaf,
         random_state=random_state,
         calibration=calibration,
+        shape=shape,
     )
     if sample_if_empty and not river.has_raw_tables(settings):
         from churn.demo import ONLINE_RETAIL, prepare
@@ -188,7 +192,8 @@ def train(
     _show_comparison(trained.result.comparison)
     out.print(
         f"{trained.version.name} version {trained.version.version}, alias challenger: {len(trained.rows.train):,}"
-        f" training and {len(trained.rows.test):,} test rows; calibrated on {trained.result.fitted.calibrated_on}",
+        f" training and {len(trained.rows.test):,} test rows; calibrated on {trained.result.fitted.calibrated_on},"
+        f" shape {trained.result.fitted.parameters.shape}",
         soft_wrap=True,
     )
 

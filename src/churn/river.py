@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from churn import wiring
-from churn.core.model import CALIBRATIONS, ForestParameters
+from churn.core.model import CALIBRATIONS, SHAPES, ForestParameters
 from churn.domain.ports import ModelRegistry, Snapshot, Window
 from churn.domain.versions import CHAMPION, ModelVersion
 from churn.domain.windows import EVERY, Every, as_utc, cutoff_name, cutoffs_between, parse_instant
@@ -28,6 +29,7 @@ from churn.settings import Settings
 from churn.simulator.shop import ShopConfig
 
 Tell = Callable[[str], None]
+Word = TypeVar("Word", bound=str)
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,20 @@ def step(every: str) -> Every:
     raise BadInput(f"--every {every} is not known", hint=f"Choose one of {', '.join(EVERY)}.")
 
 
-def forest_parameters(*, calibration: str, **numbers: int) -> ForestParameters:
-    """The forest's parameters; raises BadInput on an unknown calibration."""
-    for known in CALIBRATIONS:
-        if calibration == known:
-            return ForestParameters(calibration=known, **numbers)
-    raise BadInput(f"--calibration {calibration} is not known", hint=f"Choose one of {', '.join(CALIBRATIONS)}.")
+def forest_parameters(*, calibration: str, shape: str, **numbers: int) -> ForestParameters:
+    """The forest's parameters; raises BadInput on an unknown calibration or shape."""
+    return ForestParameters(
+        calibration=_one_of("--calibration", calibration, CALIBRATIONS),
+        shape=_one_of("--shape", shape, ("auto", *SHAPES)),
+        **numbers,
+    )
+
+
+def _one_of(option: str, given: str, known: Sequence[Word]) -> Word:
+    for word in known:
+        if given == word:
+            return word
+    raise BadInput(f"{option} {given} is not known", hint=f"Choose one of {', '.join(known)}.")
 
 
 def build(settings: Settings, wanted: Callable[[Snapshot], Sequence[datetime]], on_progress: Progress) -> Built:

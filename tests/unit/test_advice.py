@@ -26,7 +26,7 @@ def rows() -> SplitRows:
 
 @pytest.fixture(scope="module")
 def advice(rows: SplitRows) -> Advice:
-    return advise(rows, train(rows, PARAMETERS, HORIZON), PARAMETERS, horizon=HORIZON, economics=TENFOLD)
+    return advise(rows, train(rows, PARAMETERS, HORIZON), horizon=HORIZON, economics=TENFOLD)
 
 
 def test_the_threshold_is_chosen_on_rows_that_neither_grew_the_forest_nor_test_it(rows: SplitRows) -> None:
@@ -34,7 +34,7 @@ def test_the_threshold_is_chosen_on_rows_that_neither_grew_the_forest_nor_test_i
     assert {str(day)[:10] for day in kept.cutoff} == {"2011-05-03"}
     assert share == 1.0
     result = train(rows, PARAMETERS, HORIZON)
-    told = advise(rows, result, PARAMETERS, horizon=HORIZON, economics=TENFOLD).contact
+    told = advise(rows, result, horizon=HORIZON, economics=TENFOLD).contact
     answer = probabilities(result.fitted.estimator, kept.X)
     assert told.plan.threshold == best_threshold(Judged(kept.y, answer, kept.cutoff), TENFOLD)
     assert np.array_equal(told.validation.rows.probability, answer)
@@ -85,6 +85,6 @@ def test_the_pictures_show_both_sets_the_rivals_and_the_ages(advice: Advice) -> 
 def test_a_log_too_short_for_ages_has_no_picture_of_them() -> None:
     days = [at("2011-01-01"), at("2011-03-15"), at("2011-06-01")]
     short = split_rows(labelled_rows(days, users=150), split_cutoffs(days, HORIZON))
-    told = advise(short, train(short, PARAMETERS, HORIZON), PARAMETERS, horizon=HORIZON, economics=TENFOLD)
+    told = advise(short, train(short, PARAMETERS, HORIZON), horizon=HORIZON, economics=TENFOLD)
     assert set(told.figures()) == {"profit"}
     assert "staleness.advised_weeks" not in told.metrics()

@@ -13,7 +13,18 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
 from churn.core.forest import forest_predictor
-from churn.core.model import CALIBRATIONS, Calibration, Fitted, ForestParameters, divide, fit, probabilities
+from churn.core.model import (
+    CALIBRATIONS,
+    RISK_DIRECTIONS,
+    Calibration,
+    Candidate,
+    Fitted,
+    ForestParameters,
+    choice,
+    divide,
+    fit,
+    probabilities,
+)
 from churn.core.training_set import Rows, naive
 from churn.domain.schema import FEATURE_NAMES, FEATURES
 from churn.errors import NotReady
@@ -120,11 +131,13 @@ def test_a_fit_says_on_how_many_rows_and_how_it_was_calibrated(fitted: Fitted) -
 
 
 def test_the_parameters_arrive_at_the_forest(train: Rows) -> None:
-    asked = ForestParameters(n_estimators=3, max_depth=2, min_samples_split=7, min_samples_leaf=11, random_state=5)
+    asked = ForestParameters(
+        n_estimators=3, max_depth=2, min_samples_split=7, min_samples_leaf=11, random_state=5, shape="sharp"
+    )
     (member,) = fit(train, asked, HORIZON).estimator.calibrated_classifiers_
     forest = member.estimator.estimator
     assert isinstance(forest, RandomForestClassifier)
-    found = {name: getattr(forest, name) for name in asked.as_dict() if name != "calibration"}
+    found = {name: getattr(forest, name) for name in asked.as_dict() if name not in ("calibration", "shape")}
     assert found == {
         "n_estimators": 3,
         "max_depth": 2,
@@ -132,6 +145,7 @@ def test_the_parameters_arrive_at_the_forest(train: Rows) -> None:
         "min_samples_leaf": 11,
         "random_state": 5,
     }
+    assert (forest.max_features, forest.monotonic_cst) == (0.4, list(RISK_DIRECTIONS))
 
 
 def test_the_seeds_parameters_are_the_defaults() -> None:
@@ -177,13 +191,14 @@ def test_null_is_accepted_in_training_and_in_answering_even_where_training_had_n
         assert 0 <= probabilities(model.estimator, all_null)[0] <= 1
 
 
-def test_calibration_rows_do_not_touch_the_forest(train: Rows, fitted: Fitted) -> None:
+def test_calibration_rows_do_not_touch_a_forest_whose_shape_is_given(train: Rows) -> None:
+    smooth = replace(FEW_TREES, shape="smooth")
     division = divide(train, HORIZON)
     X = train.X.copy()
     X[~division.forest] = 0.0
     forest, other = (
         model.estimator.calibrated_classifiers_[0].estimator.estimator
-        for model in (fitted, fit(replace(train, X=X), FEW_TREES, HORIZON))
+        for model in (fit(train, smooth, HORIZON), fit(replace(train, X=X), smooth, HORIZON))
     )
     vectors = random_vectors(200, seed=9)
     assert np.array_equal(forest.predict_proba(vectors), other.predict_proba(vectors))
@@ -239,3 +254,42 @@ def test_money_tenure_and_gaps_may_raise_or_lower_the_probability() -> None:
         "last_order_amount",
         "refund_share",
     }
+
+
+# -- the search ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sharp", "free", "chosen"),
+    [
+        ((-0.004, 0.005), (-0.003, 0.004), "smooth"),  # ahead, but by less than a standard error
+        ((-0.004, 0.003), (-0.009, 0.010), "sharp"),  # the other is further ahead, but not beyond its error
+        ((-0.004, 0.003), (-0.005, 0.003), "free"),
+        ((0.004, 0.001), (0.002, 0.001), "smooth"),
+    ],
+)
+def test_the_first_shape_stays_unless_another_is_ahead_by_more_than_a_standard_error(
+    sharp: tuple[float, float], free: tuple[float, float], chosen: str
+) -> None:
+    tried = (
+        Candidate("smooth", 0.5, 0.0, 0.0),
+        Candidate("sharp", 0.5 + sharp[0], *sharp),
+        Candidate("free", 0.5 + free[0], *free),
+    )
+    assert choice(tried) == chosen
+
+
+def test_a_world_against_the_directions_of_risk_is_learned_by_a_free_forest(train: Rows) -> None:
+    turned = replace(train, y=1 - train.y)
+    found = fit(turned, replace(FEW_TREES, n_estimators=20), HORIZON)
+    assert found.parameters.shape == "free"
+    assert [each.shape for each in found.search] == ["smooth", "sharp", "free"]
+    assert found.search[0].less == 0.0 > found.search[2].less
+
+
+def test_the_search_is_repeatable_and_a_given_shape_is_not_searched_for(train: Rows, fitted: Fitted) -> None:
+    assert fit(train, FEW_TREES, HORIZON).search == fitted.search
+    again = fit(train, fitted.parameters, HORIZON)
+    assert again.search == ()
+    vectors = random_vectors(50, seed=4)
+    assert np.array_equal(probabilities(again.estimator, vectors), probabilities(fitted.estimator, vectors))

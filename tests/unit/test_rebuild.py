@@ -18,6 +18,7 @@ from churn.core.lineage import Checkout, Link, parse_lineage
 from churn.core.model import ForestParameters
 from churn.core.value import Economics
 from churn.domain.ports import BuildReport, Snapshot
+from churn.domain.predictions import UserId
 from churn.domain.versions import (
     CARD_FILE,
     MODEL_FILE,
@@ -60,6 +61,9 @@ class Lakes:
             raise NotReady(f"there is no snapshot {snapshot_id!r}")
         manifest = {"tables": {name: {"sha256": digest} for name, digest in TABLES.items()}}
         return Snapshot(snapshot_id, Path("raw"), "integer", CUTOFFS[0], CUTOFFS[-1], CUTOFFS[-1] + HORIZON, manifest)
+
+    def user_labels(self, snapshot: Snapshot, column: str) -> Mapping[UserId, str]:
+        return {}
 
     def digests(self, snapshot: Snapshot) -> Mapping[str, str]:
         return self.tables

@@ -115,7 +115,7 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
         "train_cutoffs": ["2011-01-01T00:00:00+00:00", "2011-03-15T00:00:00+00:00"],
         "test_cutoffs": ["2011-06-01T00:00:00+00:00"],
         "horizon_days": 60,
-        "parameters": {**PLAN.parameters.as_dict()},
+        "parameters": {**PLAN.parameters.as_dict(), "shape": "sharp"},  # as chosen
         "commit": "c" * 40,
         "lock_sha256": "e" * 64,
         "packages": {"numpy": "2.4.6"},
@@ -178,7 +178,13 @@ def test_the_reference_goes_beside_the_model_and_counts_in_no_digest(trained: tu
 def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tuple[Trained, TrainingRecord]) -> None:
     record = trained[1]
     money = {"contact_cost": 1.0, "contact_margin": 10.0, "contact_budget": 50.0}
-    assert record.parameters == {**PLAN.parameters.as_dict(), "horizon_days": 60, "test_cutoffs": 1, **money}
+    assert record.parameters == {
+        **PLAN.parameters.as_dict(),
+        "chosen_shape": "sharp",
+        "horizon_days": 60,
+        "test_cutoffs": 1,
+        **money,
+    }
     assert set(record.figures) == {
         "roc_pr",
         "reliability",
@@ -188,7 +194,7 @@ def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tupl
         "slices",
         "profit",
     }
-    assert set(record.tables) == {"comparison", "by_cutoff", "intervals", "slices", "contact", "staleness"}
+    assert set(record.tables) == {"comparison", "by_cutoff", "search", "intervals", "slices", "contact", "staleness"}
     json.dumps(record.tables, allow_nan=False)
     assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}
     assert record.trusted_types == TRUSTED_TYPES

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from churn.core import plots
-from churn.core.model import ForestParameters, probabilities
+from churn.core.model import probabilities
 from churn.core.staleness import Staleness, staleness
 from churn.core.training import Evaluated, validation_rows
 from churn.core.training_set import Rows, SplitRows
@@ -75,14 +75,12 @@ class Advice:
         return {**drawn, "staleness": plots.staleness(self.staleness)} if self.staleness.ages else drawn
 
 
-def advise(
-    rows: SplitRows, result: Evaluated, parameters: ForestParameters, *, horizon: timedelta, economics: Economics
-) -> Advice:
+def advise(rows: SplitRows, result: Evaluated, *, horizon: timedelta, economics: Economics) -> Advice:
     """Choose whom to contact on rows that neither grew the forest nor test it, and age the model."""
     kept, share = validation_rows(rows.train, horizon)
     validation = _judged(kept, probabilities(result.fitted.estimator, kept.X))
     contact = plan_contacts(validation, _judged(rows.test, result.probability), economics, kept=share)
-    return Advice(contact, staleness(rows, parameters, horizon))
+    return Advice(contact, staleness(rows, result.fitted.parameters, horizon))
 
 
 def plan_contacts(validation: Judged, test: Judged, economics: Economics, *, kept: float) -> Contact:

@@ -144,3 +144,18 @@ def metrics_by_cutoff(y: Outcomes, probability: Array, cutoff: NDArray[np.dateti
 def comparison(y: Outcomes, probabilities: Mapping[str, Array]) -> dict[str, dict[str, float]]:
     """The same figures for several models on the same rows."""
     return {name: metrics(y, probability) for name, probability in probabilities.items()}
+
+
+def row_log_loss(y: Outcomes, probability: Array) -> Array:
+    """The log loss of each row, (n,)."""
+    clipped = np.clip(probability, CLIP, 1 - CLIP)
+    loss: Array = -np.where(y == 1, np.log(clipped), np.log1p(-clipped))
+    return loss
+
+
+def clustered_error(values: Array, user_ids: NDArray[np.object_]) -> float:
+    """Standard error of the mean of (n,) values whose rows of one user depend on each other (Liang and Zeger 1986)."""
+    _, user = np.unique(user_ids.astype(str), return_inverse=True)
+    sums = np.bincount(user, weights=values - values.mean())
+    users = len(sums)
+    return float(np.sqrt((sums**2).sum() * users / max(users - 1, 1)) / len(values))

@@ -1,15 +1,17 @@
 """The model: a RandomForest, calibrated on rows that neither trained it nor test it.
 
 Order in time: forest | gap | calibration | gap | test. Where the log is too short for a later calibration cutoff,
-a fixed third of the users is kept from the forest instead.
+a fixed third of the users is kept from the forest instead. The forest's shape is chosen on the calibration rows too:
+they are the newest past that no forest has seen.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +19,26 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 
+from churn.core.evaluation import clustered_error, row_log_loss
 from churn.core.training_set import MINIMUM_ROWS, Rows
 from churn.domain.schema import FEATURES
 from churn.errors import NotReady
 
+Shape = Literal["auto", "smooth", "sharp", "free"]
 Calibration = Literal["temperature", "sigmoid", "isotonic"]
 CALIBRATIONS: tuple[Calibration, ...] = ("temperature", "sigmoid", "isotonic")
 HELD_OUT_USERS = 1 / 3
 # What is known of a feature need not be learned from a thousand rows: docs/decisions/0019.
 RISK_DIRECTIONS = tuple(feature.risk for feature in FEATURES)
+# What the search may choose from, the one that must be beaten first: docs/decisions/0019.
+SHAPES: Mapping[Shape, Mapping[str, Any]] = {
+    "smooth": {"monotonic_cst": list(RISK_DIRECTIONS), "max_features": "sqrt"},
+    "sharp": {"monotonic_cst": list(RISK_DIRECTIONS), "max_features": 0.4},
+    "free": {"monotonic_cst": None, "max_features": "sqrt"},
+}
+# The search compares, it does not ship: so many trees and rows rank the shapes, and bound what it costs.
+SEARCH_TREES = 100
+SEARCH_ROWS = 30_000
 LEAST_OF_AN_OUTCOME = 5  # the calibration is fitted by five folds, each of which needs both
 
 
@@ -41,19 +54,33 @@ class ForestParameters:
     random_state: int = 42
     # One parameter, which cannot carry the churn rate of one calibration cutoff into the next: docs/decisions.
     calibration: Calibration = "temperature"
+    # auto: chosen on past rows (see `search`); a trained version records what was chosen.
+    shape: Shape = "auto"
 
     def as_dict(self) -> dict[str, str | int]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A shape on the calibration rows: its log loss, and that less the first shape's with a standard error by user."""
+
+    shape: Shape
+    log_loss: float
+    less: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """A fitted, calibrated model and how its training rows were divided."""
+    """A fitted, calibrated model, how its training rows were divided, and its parameters, the shape as chosen."""
 
     estimator: CalibratedClassifierCV
     forest_rows: int
     calibration_rows: int
     calibrated_on: str
+    parameters: ForestParameters
+    search: tuple[Candidate, ...] = ()
 
 
 def fit(train: Rows, parameters: ForestParameters, horizon: timedelta) -> Fitted:
@@ -62,18 +89,47 @@ def fit(train: Rows, parameters: ForestParameters, horizon: timedelta) -> Fitted
     grow, calibrate = train.where(division.forest), train.where(division.calibration)
     for part in (grow, calibrate):
         _check_outcomes(part)
+    tried = search(grow, calibrate, parameters) if parameters.shape == "auto" else ()
+    chosen = replace(parameters, shape=choice(tried)) if tried else parameters
+    model = _calibrated_forest(grow, calibrate, chosen)
+    return Fitted(model, len(grow), len(calibrate), division.how, chosen, tried)
+
+
+def search(grow: Rows, later: Rows, parameters: ForestParameters) -> tuple[Candidate, ...]:
+    """Every shape, grown on at most SEARCH_ROWS of `grow` and judged on `later`; the same rows give the same answer."""
+    thin = grow.where(np.arange(len(grow)) % (len(grow) // SEARCH_ROWS + 1) == 0)
+    few = replace(parameters, n_estimators=min(parameters.n_estimators, SEARCH_TREES))
+    losses = {shape: _past_loss(thin, later, replace(few, shape=shape)) for shape in SHAPES}
+    first = losses["smooth"]
+    return tuple(
+        Candidate(shape, float(loss.mean()), float((loss - first).mean()), clustered_error(loss - first, later.user_id))
+        for shape, loss in losses.items()
+    )
+
+
+def choice(tried: tuple[Candidate, ...]) -> Shape:
+    """The best of those ahead of the first by more than one standard error, else the first (Breiman et al. 1984)."""
+    ahead = [each for each in tried if each.less < -each.standard_error]
+    return min(ahead, key=lambda each: each.log_loss).shape if ahead else tried[0].shape
+
+
+def _past_loss(grow: Rows, later: Rows, parameters: ForestParameters) -> NDArray[np.float64]:
+    model = _calibrated_forest(grow, later, parameters)
+    return row_log_loss(later.y, probabilities(model, later.X))
+
+
+def _calibrated_forest(grow: Rows, later: Rows, parameters: ForestParameters) -> CalibratedClassifierCV:
     forest = RandomForestClassifier(
         n_estimators=parameters.n_estimators,
         max_depth=parameters.max_depth,
         min_samples_split=parameters.min_samples_split,
         min_samples_leaf=min(parameters.min_samples_leaf, max(1, len(grow) // 20)),
         random_state=parameters.random_state,
-        monotonic_cst=list(RISK_DIRECTIONS),
+        **SHAPES[parameters.shape],
     )
     forest.fit(grow.X, grow.y)
     model = CalibratedClassifierCV(FrozenEstimator(forest), method=parameters.calibration, ensemble=False)
-    model.fit(calibrate.X, calibrate.y)
-    return Fitted(model, len(grow), len(calibrate), division.how)
+    return model.fit(later.X, later.y)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from churn.core.evaluation import CLIP, metrics
+from churn.core.evaluation import clustered_error, metrics, row_log_loss
 from churn.core.model import ForestParameters, divide, fit, probabilities
 from churn.core.training_set import Rows, SplitRows, naive
 
@@ -106,21 +106,6 @@ def _aged(test: Rows, answer: Array, fresh: Array, *, weeks: float, part: Rows) 
         log_loss_increase=float(lost.mean()),
         standard_error=clustered_error(lost, test.user_id),
     )
-
-
-def row_log_loss(y: NDArray[np.int64], probability: Array) -> Array:
-    """The log loss of each row, (n,)."""
-    clipped = np.clip(probability, CLIP, 1 - CLIP)
-    loss: Array = -np.where(y == 1, np.log(clipped), np.log1p(-clipped))
-    return loss
-
-
-def clustered_error(values: Array, user_ids: NDArray[np.object_]) -> float:
-    """Standard error of the mean of (n,) values whose rows of one user depend on each other (Liang and Zeger 1986)."""
-    _, user = np.unique(user_ids.astype(str), return_inverse=True)
-    sums = np.bincount(user, weights=values - values.mean())
-    users = len(sums)
-    return float(np.sqrt((sums**2).sum() * users / max(users - 1, 1)) / len(values))
 
 
 def advised(ages: tuple[Aged, ...]) -> tuple[int, str]:

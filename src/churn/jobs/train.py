@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version as installed_version
@@ -92,7 +92,7 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     after_test(rows.test, result.probability)
     slices = _slices(stores, plan, origin.snapshot, (rows.test, result.probability))
     progress("choosing whom to contact, and ageing the model")
-    advice = advise(rows, result, plan.parameters, horizon=plan.horizon, economics=plan.economics)
+    advice = advise(rows, result, horizon=plan.horizon, economics=plan.economics)
     progress("recording the run")
     version = stores.registry.record(_with_slices(_record(origin, plan, rows, result, advice), slices))
     return Trained(version, rows, result, advice)
@@ -144,9 +144,9 @@ def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evalua
     frames = {"train": dataset_frame(rows.train), "test": dataset_frame(rows.test)}
     return TrainingRecord(
         estimator=result.fitted.estimator,
-        parameters=_parameters(plan),
+        parameters=_parameters(plan, result),
         metrics=metric_values(result, rows) | advice.metrics(),
-        lineage=_lineage(origin, plan, rows.split, frames["train"]),
+        lineage=_lineage(origin, plan, rows, result),
         features=FEATURE_NAMES,
         trusted_types=TRUSTED_TYPES,
         files={CARD_FILE: _card(plan, rows, result, advice, reference), REFERENCE_FILE: reference},
@@ -154,6 +154,7 @@ def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evalua
         tables={
             "comparison": result.comparison,
             "by_cutoff": result.by_cutoff,
+            "search": [asdict(each) for each in result.fitted.search],
             "intervals": intervals_table(rows.test, result),
             **advice.tables(),
         },
@@ -162,10 +163,11 @@ def _record(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evalua
     )
 
 
-def _parameters(plan: TrainingPlan) -> dict[str, str | int | float]:
+def _parameters(plan: TrainingPlan, result: Evaluated) -> dict[str, str | int | float]:
     money = plan.economics
     return {
         **plan.parameters.as_dict(),
+        "chosen_shape": result.fitted.parameters.shape,
         "horizon_days": plan.horizon.days,
         "test_cutoffs": plan.test_cutoffs,
         "contact_cost": money.cost,
@@ -207,7 +209,8 @@ def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice
     )
 
 
-def _lineage(origin: _Origin, plan: TrainingPlan, split: Split, train_frame: pd.DataFrame) -> Lineage:
+def _lineage(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evaluated) -> Lineage:
+    split = rows.split
     return Lineage(
         snapshot_id=origin.snapshot.snapshot_id,
         snapshot_sha256=table_digests(origin.snapshot.manifest),
@@ -217,10 +220,10 @@ def _lineage(origin: _Origin, plan: TrainingPlan, split: Split, train_frame: pd.
         train_cutoffs=tuple(moment.isoformat() for moment in split.train),
         test_cutoffs=tuple(moment.isoformat() for moment in split.test),
         horizon_days=plan.horizon.days,
-        parameters=plan.parameters.as_dict(),
+        parameters=result.fitted.parameters.as_dict(),
         commit=plan.commit,
         lock_sha256=plan.lock_sha256,
-        data_sha256=frame_sha256(train_frame),
+        data_sha256=frame_sha256(dataset_frame(rows.train)),
         label_sha256={name: entry["labels"]["sha256"] for name, entry in origin.used.items()},
         packages=dict(plan.packages),
     )
