@@ -15,6 +15,7 @@ from churn.core.value import NOBODY
 # Figure, its name, and the sign of a better one.
 COMPARED = (("auc_score", "ROC-AUC", 1), ("pr_auc", "PR-AUC", 1), ("log_loss", "log loss", -1), ("brier", "Brier", -1))
 QUALITY = (*((key, name) for key, name, _ in COMPARED), ("ece", "calibration error"), ("lift_10", "lift at 10 %"))
+AS_FAR = "as far as the intervals of the differences can tell"
 BY_CUTOFF = (
     ("auc_score", "ROC-AUC"),
     ("brier", "Brier"),
@@ -44,8 +45,10 @@ def analyses(facts: CardFacts) -> tuple[Section, ...]:
 
 def _quality(facts: CardFacts) -> tuple[Part, ...]:
     lost = losses(facts)
-    told = f"The model is behind {'; '.join(lost)}." if lost else "The model is behind no baseline on any figure below."
-    figures = tuple((name, *(plain(found[key]) for key, _ in QUALITY)) for name, found in facts.comparison.items())
+    told = f"The model is behind {'; '.join(lost)}." if lost else f"The model is behind no baseline, {AS_FAR}."
+    figures = tuple(
+        (_who(name), *(plain(found[key]) for key, _ in QUALITY)) for name, found in facts.comparison.items()
+    )
     apart = tuple(
         (name, *(stands(interval(less[key]), sign) for key, _, sign in COMPARED))
         for name, less in facts.intervals["less"].items()
@@ -60,6 +63,10 @@ def _quality(facts: CardFacts) -> tuple[Part, ...]:
         Table(("Baseline", *(name for _, name, _ in COMPARED)), apart),
         Picture("lift", "Churners found by share of users contacted, beside the baselines"),
     )
+
+
+def _who(name: str) -> str:
+    return "this model" if name == SHIPPED else name
 
 
 def _calibration(facts: CardFacts) -> tuple[Part, ...]:

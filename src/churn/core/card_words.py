@@ -9,6 +9,7 @@ from churn.core.bootstrap import Interval
 
 NOT_MEASURED = "not measured"
 NO_VALUE = "–"
+TO = ",\u00a0"  # no line break inside of brackets
 
 
 def interval(told: Mapping[str, float]) -> Interval:
@@ -41,12 +42,12 @@ def size(apart: Interval) -> str:
 
 def around(told: Interval) -> str:
     """`0.8123 [0.7901, 0.8330]`."""
-    return f"{plain(told.estimate)} [{plain(told.low)}, {plain(told.high)}]"
+    return f"{plain(told.estimate)} [{plain(told.low)}{TO}{plain(told.high)}]"
 
 
 def signed(told: Interval) -> str:
     """`+0.0123 [-0.0101, +0.0330]`."""
-    return f"{told.estimate:+.4f} [{told.low:+.4f}, {told.high:+.4f}]"
+    return f"{told.estimate:+.4f} [{told.low:+.4f}{TO}{told.high:+.4f}]"
 
 
 def plain(value: float) -> str:

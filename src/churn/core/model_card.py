@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from churn.core.bootstrap import Resampling
-from churn.core.card_analyses import analyses, in_the_large, losses, retrain, shipped
+from churn.core.card_analyses import AS_FAR, analyses, in_the_large, losses, retrain, shipped
 from churn.core.card_facts import CardFacts, CutoffRows
 from churn.core.card_words import NO_VALUE, NOT_MEASURED, around, in_words, listed, plain, side_of, signed, span
 from churn.core.plots import SHIPPED
@@ -24,8 +24,9 @@ BASELINES = {
     "logistic_seed": "logistic regression on the 11 plain features",
     "logistic_rich": "logistic regression on all features",
     "hist_gradient_boosting": "gradient boosting on all features",
-    "bg_nbd": "BG/NBD, the probability that a buyer's process has stopped or stays silent",
+    "bg_nbd": "BG/NBD on the rhythm of active days, its probability of no activity in the horizon",
 }
+BETWEEN = "Rows that did neither are the gap: their horizons reach beyond the cutoff that calibrates."
 RISK = {1: "raise the risk only", -1: "lower the risk only", 0: "do either"}
 
 
@@ -56,7 +57,7 @@ def summary(facts: CardFacts) -> str:
     """A few sentences for the version's description in the registry, and where the card is."""
     ours, lost = facts.comparison[SHIPPED], losses(facts)
     days = ", ".join(facts.by_cutoff)
-    told = f"Behind {'; '.join(lost)}." if lost else "Behind no baseline on any figure compared."
+    told = f"Behind {'; '.join(lost)}." if lost else f"Behind no baseline, {AS_FAR}."
     return (
         f"{_answer(facts)} ROC-AUC {around(shipped(facts, 'auc_score'))}, expected calibration error"
         f" {plain(ours['ece'])}, on {ours['n']:,.0f} test rows ({days}). {told} {retrain(facts)}"
@@ -158,8 +159,8 @@ def _factors() -> Section:
 
 def _metrics(facts: CardFacts) -> Section:
     draws, share = Resampling().replicates, facts.intervals["confidence"]
-    missing = [name for name in BASELINES if name not in facts.comparison]
-    absent = (f"{', '.join(missing)}: {NOT_MEASURED}, as it could not be fitted to these rows.",) if missing else ()
+    absent = f"{NOT_MEASURED}, as it could not be fitted to these rows"
+    rivals = tuple(f"{name}: {told if name in facts.comparison else absent}" for name, told in BASELINES.items())
     return Section(
         "Metrics",
         (
@@ -178,7 +179,7 @@ def _metrics(facts: CardFacts) -> Section:
                 )
             ),
             "Baselines, fitted on the same training rows:",
-            Bullets((*(f"{name}: {told}" for name, told in BASELINES.items()), *absent)),
+            Bullets(rivals),
         ),
     )
 
@@ -210,6 +211,7 @@ def _training_data(facts: CardFacts) -> Section:
                 ("Training cutoff", "Rows", "Churn rate", "Grew the forest", "Calibrated"),
                 tuple(map(_cutoff_row, data.cutoffs)),
             ),
+            *((BETWEEN,) if any(each.forest + each.calibration < each.rows for each in data.cutoffs) else ()),
             *((f"Not used, as their horizons reach into the test's: {dropped}.",) if dropped else ()),
         ),
     )

@@ -100,9 +100,9 @@ def _md_table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line in which nothing is markup. An underscore between letters is none, and names are full of them."""
+    """One line in which nothing is markup. An underscore inside a word is none, nor brackets that no link follows."""
     line = " ".join(text.split())
-    return re.sub(r"(?<!\w)_|_(?!\w)|[\\`*<\[\]|~]|&(?=#?\w+;)", r"\\\g<0>", line)
+    return re.sub(r"(?<!\w)_|_(?!\w)|[\\`*<|~]|\](?=[(\[])|&(?=#?\w+;)", r"\\\g<0>", line)
 
 
 # -- HTML ------------------------------------------------------------------------------------------------------------
