@@ -36,7 +36,12 @@ def analyses(facts: CardFacts) -> tuple[Section, ...]:
         "calibration": _calibration(facts),
         "slices": _slices(facts.slices.slices),
         "fairness": _fairness(facts.slices.fairness),
-        "reasons": (Picture("reason_codes", "What moves predictions, by family of features, and one prediction"),),
+        "reasons": (
+            Picture(
+                "reason_codes",
+                "What moves predictions, by family of features, and one test row, whose user is not named",
+            ),
+        ),
         "value of contacts": _value(facts),
         "cost of staleness": _staleness(facts),
     }
@@ -162,7 +167,14 @@ def _staleness(facts: CardFacts) -> tuple[Part, ...]:
         )
         for aged in found.ages
     )
-    head = ("Age in weeks", "Newest training cutoff", "Rows", "ROC-AUC", "Log loss above a fresh model's", "Its error")
+    head = (
+        "Age in weeks",
+        "Newest training cutoff",
+        "Rows",
+        "ROC-AUC",
+        "Log loss above a fresh model's",
+        "Standard error",
+    )
     return (retrain(facts), Table(head, rows), Picture("staleness", "What a model loses by its age"))
 
 
