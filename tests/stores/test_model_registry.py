@@ -98,6 +98,8 @@ def training(seed: int = 1, **changes: Any) -> TrainingRecord:
         tables={"comparison": {"shipped": {"auc_score": 0.75}}},
         datasets={"train": dataset(20), "test": dataset(10)},
         requirements=("scikit-learn==1.9.1", "skops==0.16.0"),
+        texts={"card/model_card.md": "# Silence", "card/model_card.html": "<h1>Silence – 60 days</h1>"},
+        description="ROC-AUC 0.75. The whole card: card/model_card.html",
     )
     return replace(record, **changes)
 
@@ -207,6 +209,16 @@ def test_the_run_holds_plots_and_tables(place: Place, recorded: ModelVersion) ->
     client = place.client()
     listed = {file.path for folder in ("plots", "tables") for file in client.list_artifacts(recorded.run_id, folder)}
     assert listed == {"plots/roc_pr.png", "plots/lift.png", "tables/comparison.json"}
+
+
+def test_the_run_holds_the_model_card_and_the_version_tells_its_summary(place: Place, recorded: ModelVersion) -> None:
+    mlflow.set_tracking_uri(place.uri)
+    card = mlflow.artifacts.load_text(f"runs:/{recorded.run_id}/card/model_card.html")
+    assert card == "<h1>Silence – 60 days</h1>"
+    listed = {file.path for file in place.client().list_artifacts(recorded.run_id, "card")}
+    assert listed == {"card/model_card.md", "card/model_card.html"}
+    told = place.client().get_model_version(MODEL, recorded.version).description
+    assert told == "ROC-AUC 0.75. The whole card: card/model_card.html"
 
 
 def test_the_run_names_its_datasets_with_their_digests(place: Place, recorded: ModelVersion) -> None:

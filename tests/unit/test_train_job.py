@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -199,6 +200,24 @@ def test_the_record_carries_parameters_figures_tables_and_datasets(trained: tupl
     assert {name: len(frame) for name, frame in record.datasets.items()} == {"train": 340, "test": 170}
     assert record.trusted_types == TRUSTED_TYPES
     assert sorted(line.split("==")[0] for line in record.requirements) == ["numpy", "scikit-learn", "skops"]
+
+
+def test_the_record_carries_a_model_card_in_both_forms_with_the_runs_own_figures(
+    trained: tuple[Trained, TrainingRecord],
+) -> None:
+    record = trained[1]
+    text, html = record.texts["card/model_card.md"], record.texts["card/model_card.html"]
+    auc = f"{record.metrics['auc_score']:.4f}"
+    for card in (text, html, record.description):
+        assert auc in card
+    assert "| 2011-01-01 | 170 |" in text
+    assert record.lineage.data_sha256 in text
+    assert "Retraining interval: not measured" in text
+    drawn = re.findall(r"!\[[^]]*]\(\.\./plots/(\w+)\.png\)", text)
+    assert set(drawn) <= set(record.figures)
+    assert html.count("data:image/png;base64,") == len(drawn) == 5
+    assert len(html) < 1_500_000
+    assert "card/model_card.html" in record.description
 
 
 def test_the_plan_of_contacts_stands_in_card_table_and_metrics_alike(trained: tuple[Trained, TrainingRecord]) -> None:

@@ -31,6 +31,7 @@ NULL_SHARE = 0.1  # of 35 features: users with at most one active day, who have 
 UNKNOWN, OTHER = "unknown", "other"
 MOST_LABELS = 8
 TIER = "subscription_tier"  # the one column of `users` that names a group; the snapshot keeps no others
+SLICE_DRAWS = 500  # for the slices of a training: there are many
 FIGURES = ("auc_score", "brier", "log_loss", "calibration_in_the_large")
 
 
@@ -200,7 +201,9 @@ def slice_report(
     rows: Rows, probability: Array, labels: Mapping[str, Labels], *, fairness_column: str, threshold: float
 ) -> SliceReport:
     """The slices of test rows, and the groups of `fairness_column` when one is named."""
-    found = slice_figures(rows, Judged(probability), labels, enough=Enough(), resampling=Resampling(replicates=500))
+    found = slice_figures(
+        rows, Judged(probability), labels, enough=Enough(), resampling=Resampling(replicates=SLICE_DRAWS)
+    )
     if not fairness_column:
         return SliceReport(found)
     chosen = labels[fairness_column]

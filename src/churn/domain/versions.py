@@ -87,7 +87,10 @@ class Lineage:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What one training leaves behind. `files` go beside the model file; `figures` are matplotlib Figures by name."""
+    """What one training leaves behind. `files` go beside the model file; `figures` are matplotlib Figures by name.
+
+    `texts` are the run's other artifacts by path; `description` is what a person reads beside the version.
+    """
 
     estimator: Any
     parameters: Mapping[str, str | int | float]
@@ -100,3 +103,5 @@ class TrainingRecord:
     tables: Mapping[str, Any] = field(default_factory=dict)
     datasets: Mapping[str, Any] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""

@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from churn.core.advice import Advice, advise
 from churn.core.alarms import MUTABLE_GROUPS, MUTABLE_TIMES, Log, Mutable, after_test, before_fit
 from churn.core.artifact import Card, card_bytes, golden_rows
+from churn.core.card_facts import CardFacts, card_facts
 from churn.core.lineage import frame_sha256, table_digests
 from churn.core.model import ForestParameters, probabilities
+from churn.core.model_card import MARKDOWN_FILE, PAGE_FILE, PLOTS_FROM_CARD, model_card, summary
 from churn.core.plots import slices as plot_slices
+from churn.core.sections import as_html, as_markdown
 from churn.core.slices import TIER, SliceReport, labels_of, slice_report
 from churn.core.training import (
     Evaluated,
@@ -42,6 +46,7 @@ from churn.domain.versions import CARD_FILE, REFERENCE_FILE, Lineage, ModelVersi
 from churn.domain.windows import Split, cutoff_name, split_cutoffs
 from churn.errors import NotReady, Refused
 
+PAGE_DPI = 100  # of a page's pictures: several stand in one file
 SERVING_PACKAGES = ("scikit-learn", "skops", "numpy")
 
 
@@ -94,7 +99,11 @@ def train(stores: TrainingStores, plan: TrainingPlan, progress: Callable[[str], 
     progress("choosing whom to contact, and ageing the model")
     advice = advise(rows, result, horizon=plan.horizon, economics=plan.economics)
     progress("recording the run")
-    version = stores.registry.record(_with_slices(_record(origin, plan, rows, result, advice), slices))
+    record = _with_slices(_record(origin, plan, rows, result, advice), slices)
+    facts = card_facts(
+        rows, result, advice, lineage=record.lineage, intervals=record.tables["intervals"], slices=slices
+    )
+    version = stores.registry.record(_with_model_card(record, facts))
     return Trained(version, rows, result, advice)
 
 
@@ -192,6 +201,19 @@ def _with_slices(record: TrainingRecord, slices: SliceReport) -> TrainingRecord:
         figures={**record.figures, "slices": plot_slices(slices.slices)},
         tables={**record.tables, "slices": slices.table()},
     )
+
+
+def _with_model_card(record: TrainingRecord, facts: CardFacts) -> TrainingRecord:
+    report = model_card(facts)
+    pictures = {name: _png(record.figures[name]) for name in report.pictures}
+    texts = {MARKDOWN_FILE: as_markdown(report, PLOTS_FROM_CARD), PAGE_FILE: as_html(report, pictures)}
+    return replace(record, texts=texts, description=summary(facts))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PAGE_DPI)
+    return buffer.getvalue()
 
 
 def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice, reference: bytes) -> bytes:

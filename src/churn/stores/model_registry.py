@@ -137,6 +137,8 @@ class Registry:
             mlflow.log_figure(figure, f"plots/{name}.png")
         for name, table in training.tables.items():
             mlflow.log_dict(table, f"tables/{name}.json")
+        for path, text in training.texts.items():
+            mlflow.log_text(text, path)
         for context, frame in training.datasets.items():
             mlflow.log_input(from_pandas(frame, name=f"{context}_set", targets="churned"), context=context)
 
@@ -193,7 +195,10 @@ class Registry:
         }
         self._create_model()
         model_id = source.removeprefix("models:/")
-        found = self._client.create_model_version(self.model_name, source, run_id, tags=tags, model_id=model_id)
+        told = training.description
+        found = self._client.create_model_version(
+            self.model_name, source, run_id, tags=tags, description=told, model_id=model_id
+        )
         return str(found.version)
 
     def _create_model(self) -> None:
