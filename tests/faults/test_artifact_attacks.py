@@ -22,7 +22,16 @@ import skops.io
 from churn import wiring
 from churn.core.artifact import Expected, digest_of, open_artifact
 from churn.domain.artifacts import Artifact, Pointer
-from churn.domain.versions import CARD_FILE, CHAMPION, MODEL_FILE, REFERENCE_FILE, TAG_DIGEST, ModelVersion
+from churn.domain.versions import (
+    CARD_FILE,
+    CHAMPION,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    TAG_DIGEST,
+    TAG_SIGNATURE,
+    TAG_VERDICT,
+    ModelVersion,
+)
 from churn.errors import ChurnError, Refused
 from churn.jobs.stage import Staged, stage_champion
 from churn.settings import Settings, load_settings
@@ -31,7 +40,7 @@ from churn.stores.model_registry import Registry
 from churn.stores.skops_file import SCHEMA_LIMIT, SKLEARN_VERSION, load_skops
 from tests.faults.attacks import ATTACKS, MODEL, Payload, calling, zipped
 from tests.memory import following
-from tests.models import FakeRegistry, artifact_files, model_cache, version_of
+from tests.models import FakeRegistry, artifact_files, judged, model_cache, version_of
 from tests.stores.test_model_registry import Place, small_training
 
 # What would take the test process with it, were its guard missing, is opened in a process of its own only.
@@ -358,6 +367,9 @@ def test_a_pipe_in_the_artifact_store_is_refused_instead_of_waited_for(real: Rea
 
 
 def test_a_reference_exchanged_in_the_artifact_store_is_not_parsed(real: Real) -> None:
+    sealed = judged(real.registry.get("2"), key=wiring.signing_key(real.settings))
+    for name in (TAG_VERDICT, TAG_SIGNATURE):
+        real.registry.tag("2", name, sealed.tags[name])
     (real.folder / REFERENCE_FILE).write_bytes(pickle.dumps(Payload(real.canary)))
     rows, version, intact = wiring.ChampionReference(real.settings).champion_reference()
     assert (len(rows), version, intact) == (0, "2", False)
