@@ -60,14 +60,20 @@ def test_a_step_is_a_day_a_week_or_a_month() -> None:
 
 
 def test_the_forests_parameters_are_taken_as_given() -> None:
-    found = forest_parameters(calibration="isotonic", n_estimators=7, random_state=1)
-    assert found == ForestParameters(n_estimators=7, random_state=1, calibration="isotonic")
+    found = forest_parameters(calibration="isotonic", shape="sharp", n_estimators=7, random_state=1)
+    assert found == ForestParameters(n_estimators=7, random_state=1, calibration="isotonic", shape="sharp")
 
 
 def test_an_unknown_calibration_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BadInput) as caught:
-        forest_parameters(calibration="platt")
+        forest_parameters(calibration="platt", shape="auto")
     assert all(known in caught.value.hint for known in CALIBRATIONS)
+
+
+def test_an_unknown_shape_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BadInput, match="--shape round is not known") as caught:
+        forest_parameters(calibration="temperature", shape="round")
+    assert caught.value.hint == "Choose one of auto, smooth, sharp, free."
 
 
 def test_a_version_is_named_by_its_number_or_by_an_alias() -> None:
