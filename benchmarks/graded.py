@@ -104,13 +104,14 @@ MEASUREMENTS = (
     Measurement(
         "How often the verdict is right",
         "A trial is a sample of a shop's users: their real feature rows, with every outcome drawn anew from its"
-        " attainable probability, for training and for test; that gives independent futures without building"
-        " features again, though samples of one shop share users. The shipped forest is fitted on two cutoffs and"
-        " tested on a third. The other model is the shipped one with noise in its log-odds, scaled until its"
-        " expected log loss is worse by the stated gap, or a smaller forest. Both are judged under the committed"
-        " `policy.yaml`, in both roles. `equal`: two models with different noise of the same worth; the policy's"
-        " 95 % intervals let at most 2.5 % of such through. The smaller gap has no goal in the better role: it"
-        " shows how much a verdict on so many rows can still see.",
+        " attainable probability, for training and for test. That gives independent futures without building"
+        " features again, though samples of one shop share users. The shipped forest is fitted on two cutoffs"
+        " whose horizons do not overlap and tested on a third. The other model is the shipped one with noise in"
+        " its log-odds, scaled until its expected log loss is worse by exactly the stated gap, or logistic"
+        " regression on the first eleven features; which of two is truly better is told by their expected log"
+        " loss. Both are judged under the committed `policy.yaml`, in both roles. `equal`: two models with"
+        " different noise of the same worth; the policy's 95 % intervals let at most 2.5 % of such through. The"
+        " smaller gap has no goal in the better role: it shows how much a verdict on so many rows can still see.",
         verdicts,
     ),
 )

@@ -1,7 +1,7 @@
 """How often the verdict is right: challengers of known true quality under the committed policy.
 
-A trial is a sample of a shop's users with outcomes drawn anew. The shipped forest is fitted on it, and other models are
-made worse than it by a known amount of expected log loss; each pair is judged in both roles.
+A trial is a sample of a shop's users with outcomes drawn anew. The shipped forest is fitted on it and set against other
+models whose expected log loss is known as well; each pair is judged in both roles.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from scipy.stats import binomtest
 
 from benchmarks.graded_figures import Figure, Goal
 from benchmarks.graded_shops import HORIZON, TRAINED, KnownRows, KnownShop, expected_log_loss
+from churn.core.baselines import logistic_regression
 from churn.core.evaluation import CLIP
 from churn.core.model import ForestParameters, fit, probabilities
 from churn.core.policy import parse_policy
 from churn.core.promotion import Evidence, judge
 from churn.core.value import Economics
+from churn.domain.schema import SEED_FEATURES
 
 Array = NDArray[np.float64]
 POLICY = Path(__file__).resolve().parents[1] / "policy.yaml"
 FIT_ON = (TRAINED[3], TRAINED[-1])  # horizons that do not overlap, so that outcomes may be drawn anew at both
 GAPS = (0.01, 0.003)  # of expected log loss: what a team would notice, and less than the policy's margin of .005
-SHALLOW = ForestParameters(n_estimators=20, max_depth=3)
+PREDECESSOR = "logistic regression on eleven features"
 MONEY = Economics(cost=1.0, margin=10.0)  # the settings' defaults
 MOST_NOISE = 20.0
 BETTER, WORSE, EQUAL = "truly better", "truly worse", "equal"
@@ -96,18 +98,22 @@ def worsened(probability: Array, attainable: Array, gap: float, rng: np.random.G
 def matches(trial: Trial) -> Iterator[Match]:
     """The pairs of a trial in both roles, and two models that are equally good and differ."""
     rng, attainable = np.random.default_rng((trial.seed, 1)), trial.test.attainable
-    shipped = _fitted(trial, ForestParameters())
+    shipped = probabilities(fit(trial.train.rows, ForestParameters(), HORIZON).estimator, trial.test.rows.X)
     others = {f"noise worth {gap:g}": worsened(shipped, attainable, gap, rng) for gap in GAPS}
-    others["forest of 20 trees of depth 3"] = _fitted(trial, SHALLOW)
+    others[PREDECESSOR] = _predecessor(trial)
     for kind, other in others.items():
-        yield Match(kind, BETTER, shipped, other)
-        yield Match(kind, WORSE, other, shipped)
+        better, worse = sorted((shipped, other), key=lambda each: expected_log_loss(attainable, each))
+        yield Match(kind, BETTER, better, worse)
+        yield Match(kind, WORSE, worse, better)
     kind, first = next(iter(others.items()))
     yield Match(kind, EQUAL, worsened(shipped, attainable, GAPS[0], rng), first)
 
 
-def _fitted(trial: Trial, parameters: ForestParameters) -> Array:
-    return probabilities(fit(trial.train.rows, parameters, HORIZON).estimator, trial.test.rows.X)
+def _predecessor(trial: Trial) -> Array:
+    """What a first version of such a project would be: its plain features, without the rhythm."""
+    train, test = (part.rows.X[:, : len(SEED_FEATURES)] for part in (trial.train, trial.test))
+    answer: Array = logistic_regression().fit(train, trial.train.rows.y).predict_proba(test)[:, 1]
+    return answer
 
 
 def judged(trial: Trial) -> list[Judged]:
