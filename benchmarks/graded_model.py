@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
-from sklearn.frozen import FrozenEstimator
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict
 
@@ -18,9 +15,8 @@ from benchmarks.graded_figures import Figure, Goal
 from benchmarks.graded_shops import HORIZON, KnownShop, expected_auc, expected_log_loss
 from churn.core.baselines import baselines
 from churn.core.evaluation import expected_calibration_error
-from churn.core.model import RISK_DIRECTIONS, ForestParameters, divide, fit, probabilities
+from churn.core.model import ForestParameters, Shape, fit, probabilities
 from churn.core.plots import SHIPPED
-from churn.core.training_set import Rows
 
 Array = NDArray[np.float64]
 AUC_GOAL, ECE_GOAL = Goal("at most", 0.01), Goal("at most", 0.02)
@@ -28,35 +24,36 @@ LEAST = 1e-3  # a regression may answer 0 or less, which no probability is
 RIVALS = ("logistic_rich", "hist_gradient_boosting")
 ATTAINABLE = "the attainable probability itself"
 REPRESENTABLE = "boosting on the attainable probability of other rows of the same cutoff"
-# What stands between the shipped forest and the attainable: the same forest told other directions of risk.
-OTHER_DIRECTIONS: dict[str, list[int] | None] = {
-    "shipped without directions of risk": None,
-    "shipped with directions for times alone": [max(risk, 0) for risk in RISK_DIRECTIONS],
-}
+SHAPED: tuple[Shape, ...] = ("smooth", "free")  # with directions of risk and without: docs/decisions/0019
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What each model says of a shop's test rows."""
+    """What each model says of a shop's test rows, and the shape that the shipped forest chose."""
 
     shop: KnownShop
     by_model: Mapping[str, Array]
+    chosen: Shape
 
 
 def answers(shop: KnownShop) -> Answers:
     """The shipped model, what could be attained, and what stands between the two."""
     train, test = shop.train.rows, shop.test.rows
-    rivals = baselines(train, test, HORIZON)
-    return Answers(
-        shop,
-        {
-            SHIPPED: probabilities(fit(train, ForestParameters(), HORIZON).estimator, test.X),
-            ATTAINABLE: shop.test.attainable,
-            REPRESENTABLE: representable(shop),
-            **{name: directed(train, test, directions) for name, directions in OTHER_DIRECTIONS.items()},
-            **{name: rivals[name] for name in RIVALS},
-        },
-    )
+    fitted, rivals = fit(train, ForestParameters(), HORIZON), baselines(train, test, HORIZON)
+    by_model = {
+        SHIPPED: probabilities(fitted.estimator, test.X),
+        ATTAINABLE: shop.test.attainable,
+        REPRESENTABLE: representable(shop),
+        **{f"forest of shape {shape}": shaped(shop, shape) for shape in SHAPED},
+        **{name: rivals[name] for name in RIVALS},
+    }
+    return Answers(shop, by_model, fitted.parameters.shape)
+
+
+def shaped(shop: KnownShop, shape: Shape) -> Array:
+    """What the shipped forest says when its shape is given, (n,)."""
+    fitted = fit(shop.train.rows, ForestParameters(shape=shape), HORIZON)
+    return probabilities(fitted.estimator, shop.test.rows.X)
 
 
 def representable(shop: KnownShop) -> Array:
@@ -66,46 +63,32 @@ def representable(shop: KnownShop) -> Array:
     """
     folds = KFold(5, shuffle=True, random_state=shop.seed)
     model = HistGradientBoostingRegressor(max_iter=300, learning_rate=0.05, random_state=42)
-    answer = cross_val_predict(model, shop.test.rows.X, shop.test.attainable, cv=folds)
-    return np.clip(answer, LEAST, 1 - LEAST)
-
-
-def directed(train: Rows, test: Rows, directions: list[int] | None) -> Array:
-    """The shipped forest and calibration, told other directions of risk, (n,)."""
-    division, shipped = divide(train, HORIZON), ForestParameters().as_dict()
-    calibration = shipped.pop("calibration")
-    grow, later = train.where(division.forest), train.where(division.calibration)
-    chosen: dict[str, Any] = {**shipped, "monotonic_cst": directions}
-    forest = RandomForestClassifier(**chosen).fit(grow.X, grow.y)
-    model = CalibratedClassifierCV(FrozenEstimator(forest), method=calibration, ensemble=False).fit(later.X, later.y)
-    return probabilities(model, test.X)
+    answer: Array = cross_val_predict(model, shop.test.rows.X, shop.test.attainable, cv=folds)
+    return answer.clip(LEAST, 1 - LEAST)
 
 
 def model_figures(found: Answers) -> Iterator[Figure]:
     """The two goals of one shop, and the same two figures of the models beside it."""
-    best = expected_auc(found.shop.test.attainable, found.shop.test.attainable)
+    shop = found.shop
+    best = expected_auc(shop.test.attainable, shop.test.attainable)
     for name, answer in found.by_model.items():
         goals = (AUC_GOAL, ECE_GOAL) if name == SHIPPED else (None, None)
-        short, ece = best - _auc(found, answer), expected_calibration_error(found.shop.test.rows.y, answer)
-        yield _figure(found, f"AUC below the attainable: {name}", short, goals[0], note=_ranking(found, answer))
-        yield _figure(found, f"ECE: {name}", ece, goals[1], note=_calibration(found, answer))
+        called = f"{name} (shape {found.chosen})" if name == SHIPPED else name
+        short = best - expected_auc(shop.test.attainable, answer)
+        ece = expected_calibration_error(shop.test.rows.y, answer)
+        yield _figure(shop, f"AUC below the attainable: {called}", short, goals[0], note=_ranking(shop, answer))
+        yield _figure(shop, f"ECE: {called}", ece, goals[1], note=_calibration(shop, answer))
 
 
-def _figure(found: Answers, name: str, value: float, goal: Goal | None, *, note: str) -> Figure:
-    shop = found.shop
+def _figure(shop: KnownShop, name: str, value: float, goal: Goal | None, *, note: str) -> Figure:
     return Figure(f"{name}, shop {shop.seed}", value, goal, trials=1, seed=shop.seed, n=len(shop.test), note=note)
 
 
-def _auc(found: Answers, answer: Array) -> float:
-    return expected_auc(found.shop.test.attainable, answer)
+def _ranking(shop: KnownShop, answer: Array) -> str:
+    expected, drawn = expected_auc(shop.test.attainable, answer), roc_auc_score(shop.test.rows.y, answer)
+    loss = expected_log_loss(shop.test.attainable, answer)
+    return f"AUC {expected:.4f} expected, {drawn:.4f} on what happened; expected log loss {loss:.4f}"
 
 
-def _ranking(found: Answers, answer: Array) -> str:
-    test = found.shop.test
-    drawn, loss = roc_auc_score(test.rows.y, answer), expected_log_loss(test.attainable, answer)
-    return f"AUC {_auc(found, answer):.4f} expected, {drawn:.4f} on what happened; expected log loss {loss:.4f}"
-
-
-def _calibration(found: Answers, answer: Array) -> str:
-    off = answer.mean() - found.shop.test.attainable.mean()
-    return f"mean probability {off:+.4f} from the attainable's"
+def _calibration(shop: KnownShop, answer: Array) -> str:
+    return f"mean probability {answer.mean() - shop.test.attainable.mean():+.4f} from the attainable's"

@@ -92,7 +92,8 @@ def worsened(probability: Array, attainable: Array, gap: float, rng: np.random.G
     def short(scale: float) -> float:
         return expected_log_loss(attainable, expit(odds + scale * noise)) - best - gap
 
-    return expit(odds + brentq(short, 0.0, MOST_NOISE, xtol=1e-10) * noise)
+    answer: Array = expit(odds + brentq(short, 0.0, MOST_NOISE, xtol=1e-10) * noise)
+    return answer
 
 
 def matches(trial: Trial) -> Iterator[Match]:
