@@ -21,7 +21,7 @@ ifdef PYTHON
 export PYTHON
 endif
 
-.PHONY: help install dev lock services demo serve ui report test check fix bench quality clean
+.PHONY: help install dev lock services demo serve ui report test check fix bench quality graded clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench: $(VENV)/.dev ## speed and memory of each step: docs/benchmarks.md, build/
 
 quality: $(VENV)/.dev ## quality on real logs beside the baselines: docs/quality.md, build/quality.json
 	$(VENV)/bin/python benchmarks/quality.py
+
+graded: $(VENV)/.dev ## graded trials on shops with known truth: docs/graded.md, build/graded.json
+	$(VENV)/bin/python -m benchmarks.graded
 
 clean: ## caches and build products; neither .venv nor .churn
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks \
