@@ -35,6 +35,7 @@ from churn.core.artifact import Card, Expected, card_bytes, digest_of, golden_ro
 from churn.core.forest import forest_members
 from churn.core.reasons import Explainer, margins
 from churn.core.tree_shap import ForestShap
+from churn.core.value import NO_PLAN
 from churn.domain.artifacts import Artifact
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
@@ -174,7 +175,7 @@ def serving(app: Any) -> Iterator[str]:
 
 def deployment(model: CalibratedClassifierCV, asked: Vectors, home: Path) -> Dependencies:
     golden = golden_rows(asked[:32], model.predict_proba(asked[:32])[:, 1])
-    card = Card(FEATURE_NAMES, FEATURE_SERVICE, 60, SKLEARN_VERSION, golden)
+    card = Card(FEATURE_NAMES, FEATURE_SERVICE, 60, SKLEARN_VERSION, golden, NO_PLAN)
     files = {MODEL_FILE: skops.io.dumps(model), CARD_FILE: card_bytes(card)}
     cache = ModelCache(home, opened)
 
