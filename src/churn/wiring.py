@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -356,8 +356,7 @@ def code_facts(settings: Settings) -> dict[str, Any]:
     """Which code this is, as a training records it."""
     from churn.stores.code_state import code_state, packages
 
-    state = code_state(settings.project_dir)
-    return {"commit": state.commit, "lock_sha256": state.lock_sha256, "packages": packages()}
+    return {**asdict(code_state(settings.project_dir)), "packages": packages()}
 
 
 def previous_user_id_type(settings: Settings) -> UserIdType | None:

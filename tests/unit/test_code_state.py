@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_a_clean_checkout_has_its_commit_and_the_digest_of_its_lock(checkout: Path) -> None:
     head = git(checkout, "rev-parse", "HEAD")
     assert len(head) == 40
-    assert code_state(checkout) == CodeState(head, sha256(b"version = 1\n").hexdigest())
+    assert code_state(checkout) == CodeState(head, sha256(b"version = 1\n").hexdigest(), "")
 
 
 def test_a_changed_file_makes_the_commit_dirty(checkout: Path) -> None:
@@ -63,8 +63,19 @@ def test_another_lock_is_another_digest(checkout: Path) -> None:
     assert code_state(checkout).lock_sha256 != before
 
 
+def test_other_feature_definitions_are_another_digest_and_other_files_beside_them_are_not(checkout: Path) -> None:
+    repo = checkout / "feature_repo"
+    repo.mkdir()
+    (repo / "features.py").write_text("x = 1\n")
+    before = code_state(checkout).feast_sha256
+    (repo / "README.md").write_text("about")
+    assert code_state(checkout).feast_sha256 == before != ""
+    (repo / "features.py").write_text("x = 2\n")
+    assert code_state(checkout).feast_sha256 != before
+
+
 def test_a_folder_outside_any_checkout_has_neither(tmp_path: Path) -> None:
-    assert code_state(tmp_path) == CodeState("", "")
+    assert code_state(tmp_path) == CodeState("", "", "")
 
 
 def test_a_checkout_without_a_commit_has_none(tmp_path: Path) -> None:
@@ -76,7 +87,7 @@ def test_a_checkout_without_a_commit_has_none(tmp_path: Path) -> None:
 def test_a_package_installed_below_somebody_elses_checkout_does_not_take_their_commit(checkout: Path) -> None:
     installed = checkout / ".venv" / "lib" / "python3.11"
     installed.mkdir(parents=True)
-    assert code_state(installed) == CodeState("", "")
+    assert code_state(installed) == CodeState("", "", "")
 
 
 def test_a_project_in_a_folder_of_a_larger_checkout_has_that_ones_commit(checkout: Path) -> None:
@@ -85,12 +96,12 @@ def test_a_project_in_a_folder_of_a_larger_checkout_has_that_ones_commit(checkou
     (project / "pyproject.toml").write_text("[project]\n")
     git(checkout, "add", ".")
     git(checkout, "commit", "--quiet", "-m", "second")
-    assert code_state(project) == CodeState(git(checkout, "rev-parse", "HEAD"), "")
+    assert code_state(project) == CodeState(git(checkout, "rev-parse", "HEAD"), "", "")
 
 
 def test_where_git_is_not_installed_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(checkout))
-    assert code_state(checkout) == CodeState("", sha256(b"version = 1\n").hexdigest())
+    assert code_state(checkout) == CodeState("", sha256(b"version = 1\n").hexdigest(), "")
 
 
 def test_the_packages_are_those_that_compute_and_python_itself() -> None:

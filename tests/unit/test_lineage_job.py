@@ -39,6 +39,7 @@ LINEAGE = Lineage(
     parameters={"n_estimators": 15},
     commit="c" * 40,
     lock_sha256="e" * 64,
+    feast_sha256="9" * 64,
     data_sha256="b" * 64,
     label_sha256={"2011-08-01T000000Z": "0" * 64},
     packages={"numpy": "2.4.6"},
@@ -75,6 +76,7 @@ CHAIN: dict[str, dict[str, Any]] = {
     "features": {
         "feature_service": "churn_v1",
         "feature_view": "user_analytics",
+        "feast_sha256": "9" * 64,
         "dbt_sha256": "d" * 64,
         "feature_sha256": {"2011-08-01T000000Z": "f" * 64},
     },

@@ -38,9 +38,9 @@ from tests.memory import BuiltShop
 CUTOFFS = [at("2011-01-01"), at("2011-03-15"), at("2011-06-01")]
 COMMIT = "c" * 40
 PACKAGES = {"numpy": "2.4.6", "scikit-learn": "1.9.1"}
-HERE = Checkout(COMMIT, "e" * 64, "d" * 64, PACKAGES)
+HERE = Checkout(COMMIT, "e" * 64, "d" * 64, PACKAGES, "a" * 64)
 TABLES = {"orders": "a" * 64, "users": "b" * 64}
-NEEDED = ["model files", "raw snapshot", "dbt definitions", "feature service"]
+NEEDED = ["model files", "raw snapshot", "dbt definitions", "feature definitions", "feature service"]
 TOLD = ["commit", "lock file", "packages", "features", "labels", "training set"]
 
 
@@ -122,6 +122,7 @@ def record(shop: BuiltShop) -> TrainingRecord:
         commit=COMMIT,
         lock_sha256=HERE.lock_sha256,
         packages=PACKAGES,
+        feast_sha256=HERE.feast_sha256,
     )
     train(stores, plan, lambda text: None)
     return registry.records[0]
@@ -246,6 +247,7 @@ def test_a_version_of_uncommitted_changes_says_that_they_are_lost(case: Case) ->
         ("data_sha256", "training set"),
         ("label_sha256", "labels"),
         ("packages", "packages"),
+        ("feast_sha256", "feature definitions"),
     ],
 )
 def test_what_an_older_release_did_not_record_is_told_as_such(case: Case, key: str, name: str) -> None:
@@ -304,6 +306,13 @@ def test_other_dbt_definitions_are_a_mismatch_that_names_the_commit(case: Case) 
     assert error.hint == f"git checkout {COMMIT}"
     assert states(error.facts["links"])["dbt definitions"] == "differs"
     assert states(error.facts["links"])["raw snapshot"] == "ok"
+
+
+def test_other_feature_definitions_are_a_mismatch_that_names_the_commit(case: Case) -> None:
+    case.here = replace(HERE, feast_sha256="0" * 64)
+    error = case.refused(Mismatch)
+    assert error.message.endswith("feature definitions differs: aaaaaaaaaaaa then, 000000000000 here")
+    assert error.hint == f"git checkout {COMMIT}"
 
 
 def test_a_version_without_a_commit_has_no_checkout_to_name(case: Case) -> None:

@@ -36,6 +36,7 @@ PLAN = TrainingPlan(
     commit="c" * 40,
     lock_sha256="e" * 64,
     packages={"numpy": "2.4.6"},
+    feast_sha256="9" * 64,
 )
 NAMES = ["2011-01-01T000000Z", "2011-03-15T000000Z", "2011-06-01T000000Z"]
 
@@ -120,6 +121,7 @@ def test_the_lineage_names_everything_that_a_rebuild_needs(trained: tuple[Traine
         "commit": "c" * 40,
         "lock_sha256": "e" * 64,
         "packages": {"numpy": "2.4.6"},
+        "feast_sha256": "9" * 64,
     }
 
 

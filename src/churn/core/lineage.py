@@ -45,6 +45,7 @@ class Checkout:
     lock_sha256: str
     dbt_sha256: str
     packages: Mapping[str, str] = field(default_factory=dict)
+    feast_sha256: str = ""
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -155,10 +156,13 @@ def definition_links(lineage: Lineage, card: Card, here: Checkout) -> list[Link]
     """Whether the rows mean the same: without that a rebuild cannot be equal, and is not tried."""
     checkout = _checkout(lineage.commit)
     of_dbt = digest_link("dbt definitions", lineage.dbt_sha256, here.dbt_sha256, way_out=checkout)
+    of_feast = digest_link("feature definitions", lineage.feast_sha256, here.feast_sha256, way_out=checkout)
     of_service = Link("feature service", "ok", f"{FEATURE_SERVICE}, {len(FEATURE_NAMES)} features")
     if other := _other_service(lineage, card):
         of_service = Link("feature service", "differs", other, checkout)
-    return [_needed(of_dbt), _needed(of_service)]
+    # A version of an earlier release does not say: then the names and the order of its features must do.
+    of_feast = _needed(of_feast) if lineage.feast_sha256 else of_feast
+    return [_needed(of_dbt), of_feast, _needed(of_service)]
 
 
 def code_links(lineage: Lineage, here: Checkout) -> list[Link]:

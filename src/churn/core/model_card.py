@@ -290,6 +290,7 @@ def _lineage(facts: CardFacts) -> Section:
                     *tables,
                     ("Feature service", lineage.feature_service),
                     ("dbt definitions, SHA-256", lineage.dbt_sha256),
+                    ("Feature definitions, SHA-256", lineage.feast_sha256 or NO_VALUE),
                     ("Training set, SHA-256", lineage.data_sha256 or NO_VALUE),
                     ("Commit", lineage.commit or NO_VALUE),
                     ("Lock file, SHA-256", lineage.lock_sha256 or NO_VALUE),

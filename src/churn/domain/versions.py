@@ -66,7 +66,8 @@ class Lineage:
     """Everything that made a version: enough to make it again (promise 8). Instants are ISO 8601 in UTC.
 
     `feature_sha256` and `label_sha256` say, per cutoff used, what its rows are; all were built from the one snapshot.
-    `packages` are those that computed the numbers: an installed package has neither commit nor lock.
+    `feast_sha256` is of the feature service's definitions. `packages` are those that computed the numbers: an installed
+    package has neither commit nor lock.
     """
 
     snapshot_id: str
@@ -83,6 +84,7 @@ class Lineage:
     data_sha256: str = ""
     label_sha256: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
+    feast_sha256: str = ""
 
 
 @dataclass(frozen=True)

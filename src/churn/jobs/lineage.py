@@ -68,7 +68,7 @@ def _of(known: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def _features(known: Mapping[str, Any], version: ModelVersion) -> dict[str, Any]:
     service = known.get("feature_service") or version.feature_service
     facts = {"feature_service": service or None, "feature_view": FEATURE_VIEW if service else None}
-    return {**facts, **_of(known, "dbt_sha256", "feature_sha256")}
+    return {**facts, **_of(known, "feast_sha256", "dbt_sha256", "feature_sha256")}
 
 
 def _manifest(raw: Snapshots, snapshot_id: str | None) -> Mapping[str, Any] | None:

@@ -62,7 +62,7 @@ class TrainingStores:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What to train, and for what money. `commit`, `lock_sha256` and `packages` say which code does it."""
+    """What to train, and for what money. The rest says which code does it."""
 
     parameters: ForestParameters
     horizon: timedelta
@@ -71,6 +71,7 @@ class TrainingPlan:
     commit: str
     lock_sha256: str
     packages: Mapping[str, str] = field(default_factory=dict)
+    feast_sha256: str = ""
     fairness_column: str = ""
 
 
@@ -248,6 +249,7 @@ def _lineage(origin: _Origin, plan: TrainingPlan, rows: SplitRows, result: Evalu
         data_sha256=frame_sha256(dataset_frame(rows.train)),
         label_sha256={name: entry["labels"]["sha256"] for name, entry in origin.used.items()},
         packages=dict(plan.packages),
+        feast_sha256=plan.feast_sha256,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -25,16 +26,25 @@ COMPUTING = (
 
 @dataclass(frozen=True)
 class CodeState:
-    """The commit, with "+dirty" when the work tree differs from it, and the sha256 of uv.lock; "" = not known."""
+    """The commit, with "+dirty" when the work tree differs from it, and the sha256 of uv.lock and of feature_repo/.
+
+    "" = not known.
+    """
 
     commit: str
     lock_sha256: str
+    feast_sha256: str
 
 
 def code_state(project: Path) -> CodeState:
     """The state of the checkout in `project`; an installed package without one has no commit."""
-    lock = project / "uv.lock"
-    return CodeState(_commit(project), sha256(lock.read_bytes()).hexdigest() if lock.is_file() else "")
+    lock, definitions = project / "uv.lock", (project / "feature_repo").glob("*.py")
+    return CodeState(_commit(project), _sha256([lock] if lock.is_file() else []), _sha256(sorted(definitions)))
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """Of the files' contents one after the other; "" of none."""
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest() if files else ""
 
 
 def packages() -> dict[str, str]:
