@@ -78,7 +78,7 @@ def export_of(home: Path) -> Path:
 
 def predict_alone(home: Path) -> float:
     """Seconds of scikit-learn's `predict_proba` on the matrix."""
-    model = pickle.loads((home / "model.pickle").read_bytes())  # noqa: S301  (our own, a minute old)
+    model = pickle.loads((home / "model.pickle").read_bytes())
     columns = pq.read_table(export_of(home), columns=list(FEATURE_NAMES))
     matrix = np.column_stack([columns[name].to_numpy() for name in FEATURE_NAMES])
     started = time.monotonic()
@@ -92,7 +92,7 @@ def score_to_parquet(home: Path) -> float:
     from churn.river import write_scores
     from churn.stores.feature_store import Features, FeatureStoreConfig
 
-    model = pickle.loads((home / "model.pickle").read_bytes())  # noqa: S301  (our own, a minute old)
+    model = pickle.loads((home / "model.pickle").read_bytes())
     served = ServedModel("1", "", FEATURE_SERVICE, FEATURE_NAMES, HORIZON_DAYS, forest_predictor(model))
     repository = Path(__file__).resolve().parents[1] / "feature_repo"
     store = Features(
