@@ -12,7 +12,7 @@ import pandas as pd
 
 from churn.core.admission import Admission
 from churn.domain.ledger import Entry, History, Kind
-from churn.domain.ports import ChampionSource, StagedModels
+from churn.domain.ports import Batches, ChampionSource, StagedModels
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import MODEL_NAME, ModelVersion
@@ -63,6 +63,10 @@ class BuiltShop:
         if rows.empty:
             raise NotReady(f"no features at {cutoff:%Y-%m-%d}", hint="churn build-features --cutoff …")
         return rows[[JOIN_KEY, TIMESTAMP, *FEATURE_NAMES]].sort_values(JOIN_KEY, ignore_index=True)
+
+    def offline_batches(self, cutoff: datetime, size: int) -> Batches:
+        rows = self.offline_rows(cutoff)
+        return Batches(len(rows), (rows[start : start + size] for start in range(0, len(rows), size)))
 
     def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
         newest = self.cutoffs()[-1]

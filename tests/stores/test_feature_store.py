@@ -588,9 +588,22 @@ def test_offline_rows_are_those_of_one_cutoff_ordered_by_user(kind: str, offline
 
 
 @pytest.mark.parametrize("kind", ["feast", "memory"])
+def test_offline_batches_are_the_same_rows_and_none_is_larger_than_asked(kind: str, offline: Features) -> None:
+    store = offline if kind == "feast" else in_memory()
+    batches = store.offline_batches(SEPTEMBER, 7)
+    frames = list(batches.frames)
+    assert batches.rows == USERS
+    assert {len(frame) for frame in frames} <= set(range(1, 8))
+    pd.testing.assert_frame_equal(pd.concat(frames, ignore_index=True), store.offline_rows(SEPTEMBER))
+
+
+@pytest.mark.parametrize("kind", ["feast", "memory"])
 def test_offline_rows_of_a_cutoff_that_was_not_built_are_not_ready(kind: str, offline: Features) -> None:
+    store = offline if kind == "feast" else in_memory()
     with pytest.raises(NotReady, match="no features at 2012-01-01"):
-        (offline if kind == "feast" else in_memory()).offline_rows(at("2012-01-01"))
+        store.offline_rows(at("2012-01-01"))
+    with pytest.raises(NotReady, match="no features at 2012-01-01"):
+        store.offline_batches(at("2012-01-01"), 7)
 
 
 def test_the_ttl_is_the_deployments_own(offline: Features, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from churn.core.artifact import CARD_FORMAT, Golden, card_bytes, parse_card
+from churn.core.forest import forest_predictor
 from churn.domain.artifacts import MODEL_NODES, TRUSTED_TYPES, Pointer
 from churn.domain.versions import CARD_FILE, MODEL_FILE, ModelVersion
 from churn.errors import Refused, Unavailable
@@ -343,6 +344,19 @@ def test_a_model_that_does_not_pass_its_golden_rows_is_refused(case: str, tmp_pa
     files = STRANGE[case]()
     assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == "golden"
     assert not (tmp_path / "champion.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [1, 20])
+def test_golden_rows_judge_the_path_of_one_row_and_that_of_many(
+    wrong: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = forest_predictor(calibrated_forest())
+    monkeypatch.setattr(
+        "churn.core.artifact.forest_predictor",
+        lambda estimator: lambda vectors: right(vectors) + (1e-8 if len(vectors) == wrong else 0.0),
+    )
+    files = artifact_files()
+    assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == "golden"
 
 
 def test_a_model_whose_reasons_would_not_add_up_is_refused(tmp_path: Path) -> None:

@@ -151,10 +151,12 @@ def _checked_predictor(estimator: Any, golden: Golden) -> Predict:
     try:
         predict, reference = forest_predictor(estimator), reference_predictor(estimator)
         vectors = np.array(golden.vectors, dtype=np.float64)
-        found, wanted = predict(vectors), reference(vectors)
+        together, wanted = predict(vectors), reference(vectors)
+        alone = np.concatenate([predict(vectors[row : row + 1]) for row in range(len(vectors))])
     except Exception as error:
         raise refused("golden", f"it fails on its golden rows ({type(error).__name__})") from error
-    _check_golden(found, wanted, np.array(golden.probabilities))
+    for found in (together, alone):
+        _check_golden(found, wanted, np.array(golden.probabilities))
     return predict
 
 

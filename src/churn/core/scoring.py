@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from churn.core.value import NO_PLAN, ContactPlan
 from churn.domain.predictions import FeatureRow, Prediction, Status, UserId
 from churn.domain.schema import FEATURES
-from churn.domain.windows import eligible
+from churn.domain.windows import longest_idle
 
 Vectors = NDArray[np.float64]
 ACTIVITY = "days_since_last_activity"
 LARGEST = float(np.finfo(np.float32).max)  # forests read float32: beyond it every number is infinite
+STATUSES = tuple(Status)
+_PLACE = {status: place for place, status in enumerate(STATUSES)}
 _RULES = {feature.name: feature for feature in FEATURES}
 
 
@@ -50,18 +53,56 @@ class ServedModel:
     size_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What n rows came to.
+
+    `wrong`: (n, f) cells that must not be scored; `status`: (n,) places in STATUSES; `probability`: (n,), nan unless
+    the status is OK.
+    """
+
+    wrong: NDArray[np.bool_]
+    status: NDArray[np.int64]
+    probability: Vectors
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """(n,) which rows have a probability."""
+        return np.asarray(self.status == _PLACE[Status.OK])
+
+
+def judge(model: ServedModel, vectors: Vectors, stale: NDArray[np.bool_] | None = None) -> Judgement:
+    """The judgement of (n, f) `vectors`, `stale` among them: the rules by which the service and batches score.
+
+    Only rows that are valid, fresh and eligible get a probability; the first rule that a row breaks is its status.
+    """
+    wrong = invalid_features(model.features, vectors)
+    idle = vectors[:, model.features.index(ACTIVITY)]
+    status = np.full(len(vectors), _PLACE[Status.OK])
+    status[~(idle <= longest_idle(timedelta(days=model.horizon_days)))] = _PLACE[Status.NOT_ELIGIBLE]
+    if stale is not None:
+        status[stale] = _PLACE[Status.STALE]
+    status[wrong.any(axis=1)] = _PLACE[Status.INVALID_FEATURES]
+    probability = np.full(len(vectors), np.nan)
+    scored = status == _PLACE[Status.OK]
+    if scored.any():
+        probability[scored] = _checked(model.predict(vectors[scored]))
+    return Judgement(wrong, status, probability)
+
+
 def invalid_features(features: Sequence[str], vectors: Vectors) -> NDArray[np.bool_]:
     """Which cells of (n, f) `vectors` must not be scored: beyond float32, null without leave, or out of range."""
-    wrong: NDArray[np.bool_] = np.abs(vectors) > LARGEST
-    for column, name in enumerate(features):
-        rule, values = _RULES[name], vectors[:, column]
-        if not rule.nullable:
-            wrong[:, column] |= np.isnan(values)
-        if rule.low is not None:
-            wrong[:, column] |= values < rule.low
-        if rule.high is not None:
-            wrong[:, column] |= values > rule.high
-    return wrong
+    low, high, required = _bounds(tuple(features))
+    return np.asarray((vectors < low) | (vectors > high) | (np.isnan(vectors) & required))
+
+
+@cache
+def _bounds(features: tuple[str, ...]) -> tuple[Vectors, Vectors, NDArray[np.bool_]]:
+    """(f,) lowest and highest values, and which features must not be null."""
+    rules = [_RULES[name] for name in features]
+    low = [-LARGEST if rule.low is None else max(rule.low, -LARGEST) for rule in rules]
+    high = [LARGEST if rule.high is None else min(rule.high, LARGEST) for rule in rules]
+    return np.array(low), np.array(high), np.array([not rule.nullable for rule in rules])
 
 
 def score(
@@ -81,47 +122,48 @@ def score(
     if not known:
         return answers
     vectors = np.array([row.vector for _, row in known], dtype=np.float64)
-    judged = _judge(model, vectors, [row.as_of for _, row in known], now - max_age)
-    for (place, row), (status, probability, reason) in zip(known, judged, strict=True):
+    oldest = now - max_age
+    told = _told(model, vectors, [row.as_of if row.as_of < oldest else None for _, row in known])
+    for (place, row), (status, probability, reason) in zip(known, told, strict=True):
         answers[place] = Prediction(user_ids[place], status, probability, row.as_of, row.vector, reason)
     return answers
 
 
 def score_vectors(model: ServedModel, vectors: Vectors) -> list[Prediction]:
     """One Prediction per row of (n, f) `vectors`: raw features without user or time."""
-    judged = _judge(model, vectors, None, None)
     return [
         Prediction(None, status, probability, None, tuple(vector.tolist()), reason)
-        for vector, (status, probability, reason) in zip(vectors, judged, strict=True)
+        for vector, (status, probability, reason) in zip(
+            vectors, _told(model, vectors, [None] * len(vectors)), strict=True
+        )
     ]
 
 
-_Judged = tuple[Status, float | None, str]
+def _told(
+    model: ServedModel, vectors: Vectors, stale: Sequence[datetime | None]
+) -> list[tuple[Status, float | None, str]]:
+    """Status, probability and reason of each row; `stale` says of when the features are where they are too old."""
+    judged = judge(model, vectors, np.array([moment is not None for moment in stale], dtype=bool))
+    told: list[tuple[Status, float | None, str]] = []
+    for status, probability, wrong, as_of in zip(
+        judged.status.tolist(), judged.probability.tolist(), judged.wrong, stale, strict=True
+    ):
+        if STATUSES[status] is Status.OK:
+            told.append((Status.OK, probability, ""))
+        else:
+            told.append((STATUSES[status], None, _reason(model, STATUSES[status], wrong, as_of)))
+    return told
 
 
-def _judge(
-    model: ServedModel, vectors: Vectors, as_of: Sequence[datetime] | None, oldest: datetime | None
-) -> list[_Judged]:
-    wrong = invalid_features(model.features, vectors)
-    idle = vectors[:, model.features.index(ACTIVITY)]
-    horizon = timedelta(days=model.horizon_days)
-    judged: list[_Judged] = [(Status.OK, None, "")] * len(vectors)
-    for place in range(len(vectors)):
-        if wrong[place].any():
-            names = [name for name, bad in zip(model.features, wrong[place], strict=True) if bad]
-            judged[place] = (Status.INVALID_FEATURES, None, "invalid: " + ", ".join(names))
-        elif as_of is not None and oldest is not None and as_of[place] < oldest:
-            judged[place] = (Status.STALE, None, f"features are as of {as_of[place]:%Y-%m-%d}")
-        elif not eligible(None if np.isnan(idle[place]) else float(idle[place]), horizon):
-            judged[place] = (Status.NOT_ELIGIBLE, None, f"not active in the last {model.horizon_days} days")
-    scored = [place for place, (status, _, _) in enumerate(judged) if status is Status.OK]
-    if scored:
-        for place, probability in zip(scored, model.predict(vectors[scored]), strict=True):
-            judged[place] = (Status.OK, _checked(float(probability)), "")
-    return judged
+def _reason(model: ServedModel, status: Status, wrong: NDArray[np.bool_], as_of: datetime | None) -> str:
+    if status is Status.INVALID_FEATURES:
+        return "invalid: " + ", ".join(name for name, bad in zip(model.features, wrong, strict=True) if bad)
+    if status is Status.STALE:
+        return f"features are as of {as_of:%Y-%m-%d}"
+    return f"not active in the last {model.horizon_days} days"
 
 
-def _checked(probability: float) -> float:
-    if not 0.0 <= probability <= 1.0:
+def _checked(probabilities: Vectors) -> Vectors:
+    if not ((probabilities >= 0.0) & (probabilities <= 1.0)).all():
         raise AssertionError("a verified model left [0, 1]")
-    return probability
+    return probabilities

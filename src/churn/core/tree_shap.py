@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from churn.core.tree_nodes import Floats, Nodes, Places, nodes_of
+
 Narrow = NDArray[np.float32]
-Places = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 GROVE_NODES = 50_000  # trees are worked through in groves: bounds the memory that one thread takes, to about 12 MB
@@ -33,7 +33,7 @@ class ForestShap:
     """
 
     def __init__(self, trees: Sequence[Any], column: int) -> None:
-        self._groves = [_Grove(_nodes(part, column, len(trees))) for part in _groups(trees)]
+        self._groves = [_Grove(nodes_of(part, column), len(trees)) for part in _groups(trees)]
         self.base = sum(grove.base for grove in self._groves)
 
     def values(self, rows: Narrow) -> Floats:
@@ -43,20 +43,6 @@ class ForestShap:
             for grove in self._groves:
                 found[place] += grove.values(row)
         return found
-
-
-@dataclass(frozen=True)
-class _Nodes:
-    """The nodes of some trees, one after the other; `children` is (n, 2), -1 at leaves. `value` is part of a mean."""
-
-    children: Places
-    feature: Places
-    threshold: Floats
-    null_goes_left: Mask
-    cover: Floats
-    value: Floats
-    roots: Places
-    width: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,10 @@ class _Depth:
 
 @dataclass(frozen=True)
 class _Level:
-    """What a row needs of one depth. The children of the inner nodes are, left before right, the next level."""
+    """What a row needs of one depth; `leaf_values` are parts of the mean vote.
+
+    The children of the inner nodes are, left before right, the next level.
+    """
 
     inner: Places
     leaf: Places
@@ -89,9 +78,9 @@ class _Level:
 class _Grove:
     """Some trees, level by level across all of them."""
 
-    def __init__(self, nodes: _Nodes) -> None:
+    def __init__(self, nodes: Nodes, voters: int) -> None:
         depths = list(_depths(nodes))
-        self._levels = [_level(nodes, depth) for depth in depths]
+        self._levels = [_level(nodes, depth, voters) for depth in depths]
         self._feature = np.concatenate([depth.feature for depth in depths])
         self._share = np.concatenate([_own_shares(depth) for depth in depths])
         self._repeats = [_repeats(depth) for depth in depths]
@@ -155,24 +144,7 @@ def _groups(trees: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (trees[start:end] for start, end in pairwise([*starts, len(trees)]))
 
 
-def _nodes(trees: Sequence[Any], column: int, voters: int) -> _Nodes:
-    starts = np.cumsum([0, *(tree.node_count for tree in trees)])
-    pairs = [np.column_stack([tree.children_left, tree.children_right]) for tree in trees]
-    return _Nodes(
-        children=np.concatenate(
-            [np.where(pair < 0, -1, pair + start) for pair, start in zip(pairs, starts[:-1], strict=True)]
-        ),
-        feature=np.concatenate([tree.feature for tree in trees]),
-        threshold=np.concatenate([tree.threshold for tree in trees]),
-        null_goes_left=np.concatenate([tree.missing_go_to_left for tree in trees]).astype(bool),
-        cover=np.concatenate([tree.weighted_n_node_samples for tree in trees]),
-        value=np.concatenate([tree.value[:, 0, column] for tree in trees]) / voters,
-        roots=starts[:-1],
-        width=int(trees[0].n_features),
-    )
-
-
-def _depths(nodes: _Nodes) -> Iterator[_Depth]:
+def _depths(nodes: Nodes) -> Iterator[_Depth]:
     """Every depth from the roots on."""
     none = np.zeros(0, dtype=np.intp)
     unasked = np.full((len(nodes.roots), nodes.width), -1, dtype=np.intp)
@@ -182,8 +154,8 @@ def _depths(nodes: _Nodes) -> Iterator[_Depth]:
         depth = _below(nodes, depth)
 
 
-def _below(nodes: _Nodes, above: _Depth) -> _Depth:
-    inner = nodes.children[above.nodes, 0] >= 0
+def _below(nodes: Nodes, above: _Depth) -> _Depth:
+    inner = nodes.inner[above.nodes]
     parent = np.repeat(np.flatnonzero(inner), 2)
     split, children = above.nodes[parent], nodes.children[above.nodes[inner]].ravel()
     feature, each = nodes.feature[split], np.arange(len(children))
@@ -204,10 +176,10 @@ def _shares(children: Floats, parents: Floats) -> Floats:
     return np.asarray((pairs / sums[:, None]).ravel())
 
 
-def _level(nodes: _Nodes, depth: _Depth) -> _Level:
-    is_leaf = nodes.children[depth.nodes, 0] < 0
-    inner, leaf = np.flatnonzero(~is_leaf), np.flatnonzero(is_leaf)
-    return _Level(inner, leaf, nodes.value[depth.nodes[leaf]], depth.edges)
+def _level(nodes: Nodes, depth: _Depth, voters: int) -> _Level:
+    inner = nodes.inner[depth.nodes]
+    leaf = np.flatnonzero(~inner)
+    return _Level(np.flatnonzero(inner), leaf, nodes.value[depth.nodes[leaf]] / voters, depth.edges)
 
 
 def _own_shares(depth: _Depth) -> Floats:

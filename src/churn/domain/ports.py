@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -111,6 +111,14 @@ class PredictionSink(Protocol):
 # -- training and promotion ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Batches:
+    """So many rows, in frames that are read one after the other."""
+
+    rows: int
+    frames: Iterator[pd.DataFrame]
+
+
 class OfflineFeatures(Protocol):
     """The offline feature store."""
 
@@ -119,6 +127,9 @@ class OfflineFeatures(Protocol):
 
     def offline_rows(self, cutoff: datetime) -> pd.DataFrame:
         """All users' features at one exported cutoff, ordered by user; raises NotReady when it was not built."""
+
+    def offline_batches(self, cutoff: datetime, size: int) -> Batches:
+        """The same rows, at most `size` at a time; the last frame may be smaller, and others too."""
 
 
 class Labels(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -10,6 +11,8 @@ UserId = int | str
 
 LOW_BELOW = 0.3
 HIGH_FROM = 0.7
+RISK_SEGMENTS = ("Low", "Medium", "High")
+RISK_BOUNDS = (LOW_BELOW, HIGH_FROM)
 
 
 class Status(StrEnum):
@@ -24,9 +27,7 @@ class Status(StrEnum):
 
 def risk_segment(probability: float) -> str:
     """Low below 0.3, High from 0.7, Medium between; the lower bound belongs to the segment."""
-    if probability < LOW_BELOW:
-        return "Low"
-    return "High" if probability >= HIGH_FROM else "Medium"
+    return RISK_SEGMENTS[bisect_right(RISK_BOUNDS, probability)]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,12 @@ def matured(cutoff: datetime, horizon: timedelta, end: datetime) -> bool:
 
 def eligible(days_since_last_activity: float | None, horizon: timedelta) -> bool:
     """Whether a user was active within the horizon's length before the cutoff; None means never active."""
-    return days_since_last_activity is not None and days_since_last_activity <= horizon / DAY
+    return days_since_last_activity is not None and days_since_last_activity <= longest_idle(horizon)
+
+
+def longest_idle(horizon: timedelta) -> float:
+    """The most days without activity, inclusive, after which a user is still eligible."""
+    return horizon / DAY
 
 
 def gap(last_train: datetime, horizon: timedelta, first_test: datetime) -> timedelta:

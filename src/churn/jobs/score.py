@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from churn.core.reasons import explanations
-from churn.core.scoring import ServedModel, score
+from churn.core.reasons import explained
+from churn.core.scoring import STATUSES, Judgement, ServedModel, judge
 from churn.core.value import NO_PLAN, ContactPlan, contacted
 from churn.domain.ports import OfflineFeatures
-from churn.domain.predictions import FeatureRow, Prediction, Status, risk_segment
+from churn.domain.predictions import RISK_BOUNDS, RISK_SEGMENTS, Status
 from churn.domain.reasons import ReasonCode
 from churn.domain.schema import FEATURE_NAMES, JOIN_KEY
 from churn.errors import NotReady
@@ -24,6 +25,7 @@ BATCH = 20_000
 EXPLAINED_BATCH = 500  # reasons cost milliseconds a user: progress is shown every few seconds
 TOP_REASONS = 3
 LIFETIME_VALUE = FEATURE_NAMES.index("customer_lifetime_value")
+_SEGMENTS = np.array(RISK_SEGMENTS, dtype=object)
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ def score_users(
     """
     if explain and model.explain is None:
         raise NotReady(f"version {model.version} is not made of forests", hint="Only forests are explained.")
-    rows = offline.offline_rows(cutoff)
+    rows = offline.offline_batches(cutoff, EXPLAINED_BATCH if explain else BATCH)
     parts: list[pd.DataFrame] = []
     not_scored: Counter[str] = Counter()
-    for answers in _answers(rows, model, cutoff, EXPLAINED_BATCH if explain else BATCH):
-        found = [each for each in answers if each.status is Status.OK]
+    for frame in rows.frames:
+        vectors = frame[list(model.features)].to_numpy(np.float64)
+        judged = judge(model, vectors)
+        found = _Found(frame[JOIN_KEY].to_numpy()[judged.ok], vectors[judged.ok], judged.probability[judged.ok])
         table = _table(found, model.version, cutoff)
         parts.append(table.assign(**_reason_columns(model, found)) if explain else table)
-        not_scored.update(each.status.value for each in answers if each.status is not Status.OK)
-        progress(sum(map(len, parts)) + not_scored.total(), len(rows))
+        not_scored.update(_left_out(judged))
+        progress(sum(map(len, parts)) + not_scored.total(), rows.rows)
     # An empty part has no types, and would take them from the others: ids would become floats.
     filled = [part for part in parts if len(part)]
     if not filled:
@@ -80,25 +84,32 @@ def score_users(
     return Scored(_with_contacts(ordered, model.contact), cutoff, dict(not_scored), model.contact)
 
 
-def _answers(rows: pd.DataFrame, model: ServedModel, cutoff: datetime, size: int) -> Iterator[list[Prediction]]:
-    for start in range(0, len(rows), size):
-        part = rows.iloc[start : start + size]
-        vectors = part[list(model.features)].to_numpy(np.float64).tolist()
-        ids = part[JOIN_KEY].tolist()
-        found = [FeatureRow(user_id, cutoff, tuple(vector)) for user_id, vector in zip(ids, vectors, strict=True)]
-        yield score(model, ids, found, now=cutoff, max_age=timedelta(days=1))
+@dataclass(frozen=True)
+class _Found:
+    """n users who have a probability: their ids, (n, f) vectors and n probabilities."""
+
+    user_ids: NDArray[Any]
+    vectors: NDArray[np.float64]
+    probability: NDArray[np.float64]
 
 
-def _table(answers: list[Prediction], version: str, cutoff: datetime) -> pd.DataFrame:
-    probability = np.array([each.probability for each in answers], dtype=np.float64)
-    value = np.array([each.vector[LIFETIME_VALUE] for each in answers if each.vector], dtype=np.float64)
+def _left_out(judged: Judgement) -> dict[str, int]:
+    """How many rows have each status other than OK."""
+    counts = np.bincount(judged.status, minlength=len(STATUSES)).tolist()
+    return {
+        status.value: count for status, count in zip(STATUSES, counts, strict=True) if count and status is not Status.OK
+    }
+
+
+def _table(found: _Found, version: str, cutoff: datetime) -> pd.DataFrame:
+    value = found.vectors[:, LIFETIME_VALUE]
     columns = {
-        JOIN_KEY: [each.user_id for each in answers],
-        "churn_probability": probability,
-        "risk_segment": [risk_segment(each) for each in probability],
+        JOIN_KEY: found.user_ids,
+        "churn_probability": found.probability,
+        "risk_segment": _SEGMENTS[np.digitize(found.probability, RISK_BOUNDS)],
         "customer_lifetime_value": value,
         # A net refund is no value that could be lost.
-        "expected_value_at_risk": probability * np.maximum(value, 0),
+        "expected_value_at_risk": found.probability * np.maximum(value, 0),
         "model_version": version,
         "cutoff": pd.Timestamp(cutoff),
     }
@@ -112,10 +123,10 @@ def _with_contacts(table: pd.DataFrame, plan: ContactPlan) -> pd.DataFrame:
     return table.assign(contact=chosen, expected_contact_value=expected)
 
 
-def _reason_columns(model: ServedModel, answers: list[Prediction]) -> dict[str, Any]:
+def _reason_columns(model: ServedModel, found: _Found) -> dict[str, Any]:
     """The texts of the weightiest reasons, then numbers: `base_margin` and one contribution per code add up to the
     log-odds of the probability."""
-    told = [each for each in explanations(model, answers) if each is not None]
+    told = explained(model.explain, model.features, found.vectors, found.probability) if model.explain else []
     texts = {f"reason_{place + 1}": [each.reasons[place].text for each in told] for place in range(TOP_REASONS)}
     by_code = [{reason.code: reason.contribution for reason in each.reasons} for each in told]
     contributions = {

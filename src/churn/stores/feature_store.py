@@ -31,6 +31,7 @@ import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
@@ -49,13 +50,14 @@ for _name, _value in _asked_for.items():
     if _value is None:
         os.environ.pop(_name, None)
 
-from churn.domain.ports import UserIdType
+from churn.domain.ports import Batches, UserIdType
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURE_VIEW, JOIN_KEY, TIMESTAMP
 from churn.domain.windows import cutoff_name
 from churn.errors import Mismatch, NotReady, Unavailable
 
 logging.getLogger("feast.repo_config").setLevel(logging.ERROR)  # warns of a flag that does work: see feature_store.yaml
+_EXPORTED = [JOIN_KEY, TIMESTAMP, *FEATURE_NAMES]
 ROW_ID = "entity_row_id_of_churn"
 REDIS_OPTIONS = "socket_timeout=0.2,socket_connect_timeout=0.2,retry=null"  # the defaults hang for over 100 s
 STORE_FAULTS = (sqlite3.Error, OSError)
@@ -146,7 +148,14 @@ class Features:
 
     def offline_rows(self, cutoff: datetime) -> pd.DataFrame:
         """The exported rows of one cutoff: JOIN_KEY, TIMESTAMP and the features, ordered by user."""
-        return pd.read_parquet(self._export(cutoff), columns=[JOIN_KEY, TIMESTAMP, *FEATURE_NAMES])
+        return pd.read_parquet(self._export(cutoff), columns=_EXPORTED)
+
+    def offline_batches(self, cutoff: datetime, size: int) -> Batches:
+        """The same rows, at most `size` at a time: memory does not grow with their number."""
+        # Buffering ahead would read the whole file.
+        file = pq.ParquetFile(self._export(cutoff), pre_buffer=False)
+        batches = file.iter_batches(size, columns=_EXPORTED)
+        return Batches(file.metadata.num_rows, (batch.to_pandas() for batch in batches))
 
     def _export(self, cutoff: datetime) -> Path:
         path = self.config.home / "offline" / "user_analytics" / f"{cutoff_name(cutoff)}.parquet"
