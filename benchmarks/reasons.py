@@ -39,8 +39,10 @@ from churn.domain.artifacts import Artifact
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURES
 from churn.domain.versions import CARD_FILE, MODEL_FILE, MODEL_NAME, TAG_DIGEST, ModelVersion
-from churn.stores.model_cache import SKLEARN_VERSION, ModelCache, load_skops
+from churn.stores.ledger import Ledger
+from churn.stores.model_cache import ModelCache
 from churn.stores.prediction_log import PredictionLog
+from churn.stores.skops_file import SKLEARN_VERSION, load_skops
 from serving.app import create_app
 from serving.dependencies import Dependencies
 
@@ -181,8 +183,16 @@ def deployment(model: CalibratedClassifierCV, asked: Vectors, home: Path) -> Dep
             (folder / name).write_bytes(data)
 
     cache.stage(ModelVersion(MODEL_NAME, "1", "run", "models:/m", {TAG_DIGEST: digest_of(files)}, ()), fetch)
-    log = PredictionLog(home / "predictions")
-    return Dependencies(Known(asked), cache, log, lambda: NOW, timedelta(days=31), "integer")
+    return Dependencies(
+        online=Known(asked),
+        cache=cache,
+        log=PredictionLog(home / "predictions"),
+        ledger=Ledger(home / "ledger.jsonl"),
+        clock=lambda: NOW,
+        max_feature_age=timedelta(days=31),
+        user_id_type="integer",
+        keys=None,
+    )
 
 
 def opened(artifact: Artifact) -> Any:

@@ -117,7 +117,8 @@ def river(repository: Path, mlflow_uri: str, tmp_path_factory: pytest.TempPathFa
     """The river up to a champion: simulate, ingest, build-features, train, promote, each by `mlflow run`."""
     made = River(repository, tmp_path_factory.mktemp("river") / "home", mlflow_uri)
     made.home.mkdir()
-    (made.home / "churn.toml").write_text(f'clock = "snapshot"\nmlflow_tracking_uri = "{mlflow_uri}"\n')
+    settings = f'mode = "development"\nclock = "snapshot"\nmlflow_tracking_uri = "{mlflow_uri}"\n'
+    (made.home / "churn.toml").write_text(settings)
     shop = made.home / "shop"
     succeeded(made.mlflow_run("simulate", users=1500, days=540, seed=7))
     tables = {"users": "users", "orders": "orders", "sessions": "user_sessions"}
