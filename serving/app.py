@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import wraps
 from typing import Any
 
 from fastapi import FastAPI
@@ -96,12 +95,12 @@ def _api() -> FastAPI:
 def _guarded(route: Route) -> Callable[[Request], Awaitable[Response]]:
     """The route's endpoint behind the gate: before anything of the request is read but its headers."""
 
-    @wraps(route.endpoint)
     async def endpoint(request: Request) -> Response:
         service_of(request).gate.check(request.headers, route.scope)
         answer: Response = await route.endpoint(request)
         return answer
 
+    endpoint.__doc__ = route.endpoint.__doc__  # openapi.json shows it
     return endpoint
 
 
