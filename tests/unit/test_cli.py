@@ -23,8 +23,8 @@ from churn.core.value import ContactPlan, Economics
 from churn.domain.ledger import Kind
 from churn.domain.verdicts import DriftStatus
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
-from churn.jobs.score import Scored
 from churn.following import check_access
+from churn.jobs.score import Scored
 from churn.settings import Settings, load_settings
 from churn.stores.ledger import Ledger
 from churn.stores.model_cache import ModelCache
