@@ -245,7 +245,8 @@ def one_request(home: Path) -> tuple[float, float]:
 
     from churn.demo import running_service
 
-    (home / "churn.toml").write_text(f'clock = "{NEWEST}"\nmlflow_tracking_uri = "sqlite:///{home / "mlflow.db"}"\n')
+    settings = f'mode = "development"\nclock = "{NEWEST}"\nmlflow_tracking_uri = "sqlite:///{home / "mlflow.db"}"\n'
+    (home / "churn.toml").write_text(settings)
     with running_service(home) as address:
         connection = http.client.HTTPConnection(address.removeprefix("http://"))
         times = sorted(_asked(connection, user) for user in _eligible(home))

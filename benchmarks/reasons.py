@@ -192,6 +192,7 @@ def deployment(model: CalibratedClassifierCV, asked: Vectors, home: Path) -> Dep
         clock=lambda: NOW,
         max_feature_age=timedelta(days=31),
         user_id_type="integer",
+        keys=None,
     )
 
 

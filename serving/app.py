@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
+from serving.access import Gate
 from serving.dependencies import Dependencies, from_settings
 from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
 from serving.openapi import describe, route_options
-from serving.routes import ROUTES, Service
+from serving.routes import ROUTES, Route, Service, service_of
 from serving.scorer import Scorer
 from serving.state import ModelWatch
 from serving.takeups import TakeUps
 from serving.workers import Workers
 
 API_VERSION = "1.0.0"
+_DOCUMENT = "/openapi.json"
+# The page is a script of its own and files from a CDN: one more reason to show it in development only.
+_DOCS_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net;"
+    " style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com;"
+    " connect-src 'self'; frame-ancestors 'none'"
+)
 
 
 def create_app(dependencies: Dependencies | None = None) -> FastAPI:
@@ -28,6 +39,8 @@ def create_app(dependencies: Dependencies | None = None) -> FastAPI:
     service = _service(dependencies or from_settings())
     app = _api()
     app.state.service = service
+    if service.parts.keys is None:
+        _add_docs(app)
     limits = service.parts.limits
     app.add_middleware(Envelope, observe=service.metrics.request, header_bytes=limits.header_bytes)
     return app
@@ -52,6 +65,7 @@ def _service(parts: Dependencies) -> Service:
     watch = ModelWatch(parts.cache, metrics, TakeUps(parts.ledger, metrics))
     return Service(
         parts=parts,
+        gate=Gate(parts.keys, metrics),
         watch=watch,
         metrics=metrics,
         scorer=Scorer(parts, watch, metrics),
@@ -66,14 +80,41 @@ def _api() -> FastAPI:
         version=API_VERSION,
         description="Probability that a user goes silent within the horizon. Errors are application/problem+json.",
         lifespan=_lifespan,
+        openapi_url=None,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     for route in ROUTES:
-        app.add_api_route(route.path, route.endpoint, methods=[route.method], **route_options(route))
+        app.add_api_route(route.path, _guarded(route), methods=[route.method], **route_options(route))
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     return app
+
+
+def _guarded(route: Route) -> Callable[[Request], Awaitable[Response]]:
+    """The route's endpoint behind the gate: before anything of the request is read but its headers."""
+
+    async def endpoint(request: Request) -> Response:
+        service_of(request).gate.check(request.headers, route.scope)
+        answer: Response = await route.endpoint(request)
+        return answer
+
+    endpoint.__doc__ = route.endpoint.__doc__  # openapi.json shows it
+    return endpoint
+
+
+def _add_docs(app: FastAPI) -> None:
+    async def document(_request: Request) -> Response:
+        return JSONResponse(app.openapi())
+
+    async def docs(_request: Request) -> Response:
+        page = get_swagger_ui_html(openapi_url=_DOCUMENT, title="churn")
+        page.headers["Content-Security-Policy"] = _DOCS_POLICY
+        return page
+
+    app.add_route(_DOCUMENT, document)
+    app.add_route("/docs", docs)
 
 
 @asynccontextmanager
@@ -81,11 +122,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.workers.start()
     service.prober.start()
+    service.gate.start()
     service.watch.start()
     try:
         yield
     finally:
         service.watch.stop()
+        service.gate.stop()
         service.workers.stop()
         service.prober.stop()
         service.parts.log.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from churn.core.scoring import ServedModel
-from churn.domain.ports import Ledger, OnlineFeatures, PredictionSink, UserIdType
+from churn.domain.ports import ApiKeys, Ledger, OnlineFeatures, PredictionSink, UserIdType
 from churn.domain.versions import MODEL_NAME
 from churn.settings import Settings, load_settings
 from churn.stores.model_cache import ModelCache
@@ -33,7 +33,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Dependencies:
-    """`clock` says when "now" is (UTC) for the age of features and the time of predictions."""
+    """`clock` says when "now" is (UTC) for the age of features and the time of predictions.
+
+    `keys` None is development: whoever reaches the service may ask it, and it shows /docs.
+    """
 
     online: OnlineFeatures
     cache: ModelCache[ServedModel]
@@ -42,6 +45,7 @@ class Dependencies:
     clock: Callable[[], datetime]
     max_feature_age: timedelta
     user_id_type: UserIdType
+    keys: ApiKeys | None
     model_name: str = MODEL_NAME
     limits: Limits = field(default_factory=Limits)
 
@@ -59,6 +63,7 @@ def from_settings(settings: Settings | None = None) -> Dependencies:
         ledger=parts.ledger,
         clock=parts.clock,
         user_id_type=parts.user_id_type,
+        keys=parts.keys,
         max_feature_age=settings.max_feature_age,
         model_name=settings.model_name,
         limits=Limits(batch=settings.batch_limit, body_bytes=settings.body_limit_bytes),

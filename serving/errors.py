@@ -16,15 +16,20 @@ PROBLEM_TYPE = "application/problem+json"
 
 @dataclass(frozen=True)
 class Kind:
-    """One row of the table."""
+    """One row of the table. `challenge`: which credentials would help (RFC 6750)."""
 
     status: int
     title: str
     retry_after_seconds: int | None = None
+    challenge: str = ""
 
 
 KINDS: dict[str, Kind] = {
     "malformed_request": Kind(400, "The request cannot be read"),
+    "unauthenticated": Kind(401, "A valid API key is needed", challenge='Bearer realm="churn"'),
+    "forbidden": Kind(
+        403, "The API key does not open this route", challenge='Bearer realm="churn", error="insufficient_scope"'
+    ),
     "no_such_route": Kind(404, "There is no such route"),
     "user_not_found": Kind(404, "There are no features for this user"),
     "method_not_allowed": Kind(405, "The route does not take this method"),
@@ -32,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "body_too_large": Kind(413, "The body is larger than allowed"),
     "unsupported_media_type": Kind(415, "The body must be application/json in UTF-8, not compressed"),
     "invalid_request": Kind(422, "The request does not say what it must"),
+    "rate_limited": Kind(429, "The API key has asked too often", 1),
     "headers_too_large": Kind(431, "The headers are larger than allowed"),
     "internal_error": Kind(500, "The service has a bug; it has been logged"),
     "no_model": Kind(503, "No model is loaded yet", 2),
@@ -45,12 +51,16 @@ _CODE_OF_STATUS = {400: "malformed_request", 404: "no_such_route", 405: "method_
 
 
 class Problem(Exception):
-    """An answer that is an error. `detail` never repeats what the caller sent."""
+    """An answer that is an error. `detail` never repeats what the caller sent.
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    `retry_after_seconds` stands in for the table's where it is known better.
+    """
+
+    def __init__(self, code: str, detail: str = "", *, retry_after_seconds: int | None = None) -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail or KINDS[code].title
+        self.retry_after_seconds = retry_after_seconds or KINDS[code].retry_after_seconds
 
 
 def problem_body(code: str, detail: str, request_id: str) -> dict[str, str | int]:
@@ -68,11 +78,12 @@ def problem_body(code: str, detail: str, request_id: str) -> dict[str, str | int
 
 def problem_response(problem: Problem, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
     kind = KINDS[problem.code]
-    retry = {} if kind.retry_after_seconds is None else {"Retry-After": str(kind.retry_after_seconds)}
+    retry = "" if problem.retry_after_seconds is None else str(problem.retry_after_seconds)
+    own = {"Retry-After": retry, "WWW-Authenticate": kind.challenge}
     return Response(
         json.dumps(problem_body(problem.code, problem.detail, request_id)),
         status_code=kind.status,
-        headers={**retry, **(headers or {})},
+        headers={**{name: value for name, value in own.items() if value}, **(headers or {})},
         media_type=PROBLEM_TYPE,
     )
 

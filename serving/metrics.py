@@ -66,6 +66,9 @@ class Metrics:
         self._ledger_failures = Counter(
             "churn_ledger_failures", "Entries that could not be written", registry=self._registry
         )
+        self._key_failures = Counter(
+            "churn_api_key_failures", "Readings of the API keys that failed", registry=self._registry
+        )
         for status in Status:
             self._predictions.labels(status.value)
 
@@ -101,6 +104,9 @@ class Metrics:
 
     def ledger_failed(self) -> None:
         self._ledger_failures.inc()
+
+    def keys_failed(self) -> None:
+        self._key_failures.inc()
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+import traceback
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Problem, problem_response
 
+# An answer is data for the caller alone: not to be kept, framed, sniffed or run. Strict-Transport-Security is the
+# business of whatever ends TLS in front: over plain HTTP it means nothing (RFC 6797, 7.2).
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG = logging.getLogger("churn.serving")
 Observe = Callable[[str, int, float], None]
@@ -50,8 +60,8 @@ class Envelope:
             await self._app(scope, receive, exchange.send)
         except ClientDisconnect:  # nobody is left to answer
             return
-        except Exception:
-            _LOG.exception("request %s met a bug", exchange.request_id)
+        except Exception as error:
+            _LOG.error("request %s met a bug: %s", exchange.request_id, without_data(error))
             await exchange.refuse(Problem("internal_error"), scope, receive)
 
 
@@ -68,12 +78,23 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
-            headers["X-Content-Type-Options"] = "nosniff"
+            for name, value in _ALWAYS.items():
+                headers.setdefault(name, value)
         await self._send(message)
 
     async def refuse(self, problem: Problem, scope: Scope, receive: Receive) -> None:
         if self.status == 0:  # an answer that has begun cannot be taken back
             await problem_response(problem, self.request_id)(scope, receive, self.send)
+
+
+def without_data(error: BaseException) -> str:
+    """The kinds of an error and of those behind it, and where they came from: our own code and names only.
+
+    A message often repeats what it stumbled over, and that may be a user's id or a secret.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    behind = error.__cause__ or error.__context__
+    return f"{type(error).__name__}\n{frames}" + (f"after {without_data(behind)}" if behind else "")
 
 
 def _request_id(scope: Scope) -> str:

@@ -44,6 +44,13 @@ _REQUEST_ID = {
     "description": "Kept when it is 1 to 64 letters, digits, dots, dashes or underscores; else a new one is made",
     "schema": {"type": "string"},
 }
+_KEY = "api_key"
+_KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, made by `churn keys add`. Each route names the scope that the key needs",
+}
+_OF_KEYS = ("unauthenticated", "forbidden", "rate_limited")
 
 
 def route_options(route: Route) -> dict[str, Any]:
@@ -53,9 +60,12 @@ def route_options(route: Route) -> dict[str, Any]:
     extra: dict[str, Any] = {"parameters": parameters}
     if route.body:
         extra["requestBody"] = {"required": True, "content": _body(route.body)}
+    if route.scope:
+        extra["security"] = [{_KEY: [route.scope.value]}]
+    problems = (*(_OF_KEYS if route.scope else ()), *route.problems)
     return {
         "response_class": Response,
-        "responses": {200: {"description": "The answer", "content": answer}, **_problems(route.problems)},
+        "responses": {200: {"description": "The answer", "content": answer}, **_problems(problems)},
         "openapi_extra": extra,
         "operation_id": route.endpoint.__name__,
         "name": route.endpoint.__name__,
@@ -68,7 +78,10 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(form, "validation") for form in forms], ref_template=_SCHEMAS + "{model}", title=None
     )
-    document["components"] = {"schemas": dict(sorted(definitions["$defs"].items()))}
+    document["components"] = {
+        "schemas": dict(sorted(definitions["$defs"].items())),
+        "securitySchemes": {_KEY: _KEY_SCHEME},
+    }
     return document
 
 
@@ -112,9 +125,12 @@ def _problem(codes: Sequence[str]) -> dict[str, Any]:
         "description": "; ".join(KINDS[code].title for code in codes),
         "content": {PROBLEM_TYPE: {"schema": _ref("ProblemMessage"), "examples": shown}},
     }
+    headers = {}
     if any(KINDS[code].retry_after_seconds for code in codes):
-        described["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
-    return described
+        headers["Retry-After"] = {"description": "Seconds to wait", "schema": {"type": "integer"}}
+    if any(KINDS[code].challenge for code in codes):
+        headers["WWW-Authenticate"] = {"description": "Which credentials would help", "schema": {"type": "string"}}
+    return {**described, "headers": headers} if headers else described
 
 
 def rendered() -> str:

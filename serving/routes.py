@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from churn.domain.access import Scope
 from churn.domain.artifacts import Refusal, StagingStatus
 from churn.domain.predictions import Prediction, Status, UserId, risk_segment
 from churn.domain.reasons import Explanation
 from churn.domain.versions import CHAMPION
 from serving import messages
+from serving.access import Gate
 from serving.body import read_json
 from serving.dependencies import Dependencies
 from serving.errors import Problem
@@ -30,6 +32,7 @@ class Service:
     """What the routes share, in `app.state.service`."""
 
     parts: Dependencies
+    gate: Gate
     watch: ModelWatch
     metrics: Metrics
     scorer: Scorer
@@ -224,7 +227,10 @@ async def metrics(request: Request) -> Response:
 
 @dataclass(frozen=True)
 class Route:
-    """One route and what openapi.json says of it. `answer` None: plain text."""
+    """One route and what openapi.json says of it. `answer` None: plain text.
+
+    `scope` is what a key needs to pass; None, which has to be said, lets everybody pass.
+    """
 
     method: str
     path: str
@@ -232,6 +238,7 @@ class Route:
     answer: type[messages.Message] | None
     body: tuple[type[messages.Message], ...] = ()
     problems: tuple[str, ...] = ()
+    scope: Scope | None = field(kw_only=True)
 
 
 _BODY = ("malformed_request", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_request")
@@ -246,6 +253,7 @@ ROUTES = (
         messages.UsersScored,
         (messages.ScoreUsers, messages.ScoreNamedUsers),
         (*_BODY, *_READ),
+        scope=Scope.SCORE,
     ),
     Route(
         "POST",
@@ -254,6 +262,7 @@ ROUTES = (
         messages.VectorsScored,
         (messages.ScoreVectors,),
         (*_BODY, *_WORK),
+        scope=Scope.SCORE,
     ),
     Route(
         "GET",
@@ -261,9 +270,10 @@ ROUTES = (
         score_user,
         messages.UserScored,
         problems=("user_not_found", "invalid_request", *_READ),
+        scope=Scope.SCORE,
     ),
-    Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",)),
-    Route("GET", "/healthz", healthz, messages.Health),
-    Route("GET", "/readyz", readyz, messages.Ready, problems=("not_ready",)),
-    Route("GET", "/metrics", metrics, None),
+    Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",), scope=Scope.SCORE),
+    Route("GET", "/healthz", healthz, messages.Health, scope=None),
+    Route("GET", "/readyz", readyz, messages.Ready, problems=("not_ready",), scope=None),
+    Route("GET", "/metrics", metrics, None, scope=Scope.METRICS),
 )

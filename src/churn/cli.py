@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 from rich.tree import Tree
 
+from churn.domain.access import Scope
 from churn.domain.verdicts import DriftStatus, PromotionVerdict
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
 from churn.settings import PREFIX, Settings, load_settings
@@ -56,6 +57,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+keys = typer.Typer(help="API keys of the service: make, list and revoke them.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 _HASH = re.compile(r"[0-9a-f]{64}")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -262,17 +265,58 @@ def serve(
     port: Annotated[str, typer.Option(help="Port, 0 for any free one; default CHURN_PORT or 8000")] = "",
 ) -> None:
     """Serve churn probabilities over REST, following the alias champion."""
+    from churn.following import check_access
     from churn.jobs.serve import serve as run_service
 
     given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value}
     settings = load_settings(**given)
+    check_access(settings)
+    is_open = settings.mode == "development"
+    if is_open:
+        err.print("[bold yellow]development mode:[/] no API key is asked for; whoever reaches this machine may ask")
     run_service(
         "serving.app:create_app",
         host=settings.host,
         port=settings.port,
         side_command=[sys.executable, "-m", "churn", "stage"],
-        announce=lambda address: out.print(f"serving on {address} (docs: {address}/docs)"),
+        announce=lambda address: out.print(f"serving on {address}{f' (docs: {address}/docs)' if is_open else ''}"),
     )
+
+
+@keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: a program, a team; not a person")],
+    scope: Annotated[list[Scope], typer.Option(help="What it opens; repeated for several")],
+    rate: Annotated[float | None, typer.Option(help="Most requests a second; default: no bound")] = None,
+) -> None:
+    """Make a key for the service and show it, this once."""
+    from churn import wiring
+
+    key = wiring.key_file(load_settings()).add(name, frozenset(scope), rate)
+    err.print("The key is not kept and cannot be shown again. A running service knows it within two seconds.")
+    out.print(key, markup=False, soft_wrap=True)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Every key's name, scopes and rate, and whether it was revoked; the keys themselves are not known here."""
+    from churn import wiring
+
+    table = Table(Column("name", no_wrap=True), "scopes", "requests/s", "made (UTC)", "revoked (UTC)", box=None)
+    for key in wiring.key_file(load_settings()).read():
+        rate = "no bound" if key.rate is None else f"{key.rate:g}"
+        revoked = _moment(key.revoked_at) if key.revoked_at else ""
+        table.add_row(key.name, ", ".join(sorted(key.scopes)), rate, _moment(key.created_at), revoked)
+    out.print(table)
+
+
+@keys.command("revoke")
+def revoke_key(name: Annotated[str, typer.Argument(help="Name of the key")]) -> None:
+    """End a key. A running service refuses it within two seconds."""
+    from churn import wiring
+
+    wiring.key_file(load_settings()).revoke(name)
+    out.print(f"the key {name} does not hold any more", markup=False)
 
 
 @app.command(hidden=True)

@@ -72,8 +72,9 @@ def demo_settings(data: str) -> Settings:
     if home.exists() and any(home.iterdir()) and not (config.is_file() and config.read_text().startswith(mark)):
         raise BadInput(f"{home} holds something else than this demo", hint="Set CHURN_HOME to another folder.")
     home.mkdir(parents=True, exist_ok=True)
-    # The log ends in the past: 'now' is its end, so that its features are not stale.
-    config.write_text(f'{mark}\nclock = "snapshot"\nmlflow_tracking_uri = "sqlite:///{home / "mlflow.db"}"\n')
+    # The log ends in the past: 'now' is its end, so that its features are not stale. Its service needs no API key.
+    own = f'mode = "development"\nclock = "snapshot"\nmlflow_tracking_uri = "sqlite:///{home / "mlflow.db"}"\n'
+    config.write_text(f"{mark}\n{own}")
     # Nothing else from the environment: a demo must not reach the stores of a deployment that is configured there.
     return load_settings({}, home=home)
 

@@ -6,6 +6,7 @@ Apart from the other verbs, because they run in the service's image, which holds
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,30 @@ from churn.domain.artifacts import Pointer
 from churn.domain.ledger import History
 from churn.domain.versions import CHAMPION
 from churn.domain.windows import parse_instant
+from churn.errors import BadInput
 from churn.jobs.rollback import RollbackParts, RolledBack, roll_back
 from churn.jobs.stage import Following, StageOutcome, end_with_parent, run
 from churn.settings import Settings
+
+
+def check_access(settings: Settings) -> None:
+    """Whether the service may start: somebody can open it, or nobody but this machine can reach it.
+
+    Raises NotReady without a key, BadInput in development on any address but the loopback's, Unavailable.
+    """
+    wiring.keys_of_service(settings)
+    if settings.mode == "development" and not _is_loopback(settings.host):
+        raise BadInput(
+            f"in development mode the service asks for no key, so it does not bind to {settings.host}",
+            hint="Bind to 127.0.0.1; or unset CHURN_MODE, and: churn keys add NAME --scope score.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def follow_champion(settings: Settings, tell: Callable[[str], None]) -> None:

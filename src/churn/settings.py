@@ -62,6 +62,14 @@ class Settings(BaseModel):
         description="Signs verdicts: a secret of 32 characters or more, the same on every host of a deployment;"
         " default: `signing.key` in the deployment's folder, made at the first use",
     )
+    mode: Literal["production", "development"] = Field(
+        "production",
+        description="development: the service asks for no API key, shows /docs, and binds to the loopback only",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="API keys, hashed, as `churn keys` writes them; default: `keys.json` in the deployment's folder",
+    )
     host: str = Field("127.0.0.1", description="Address the service binds to")
     port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")
@@ -101,6 +109,10 @@ class Settings(BaseModel):
         return timedelta(days=self.max_feature_age_days)
 
     @property
+    def key_file(self) -> Path:
+        return self.keys_file or self.home / "keys.json"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's address: the setting, else what `mlflow` itself would use here."""
         default = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
@@ -131,8 +143,8 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
         settings = Settings(**merged)
     except ValidationError as error:
         raise _bad_settings(error) from error
-    absolute = {name: getattr(settings, name).expanduser().absolute() for name in ("home", "project_dir", "policy")}
-    return settings.model_copy(update=absolute)
+    paths = {name: value for name, value in settings if isinstance(value, Path)}
+    return settings.model_copy(update={name: path.expanduser().absolute() for name, path in paths.items()})
 
 
 def _read_file(path: Path, *, required: bool) -> dict[str, Any]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from churn.core.lineage import Checkout
     from churn.core.policy import Policy
     from churn.jobs.rebuild import Workshop
+    from churn.stores.api_keys import KeyFile
     from churn.stores.drift_reports import EvidentlyReports
     from churn.stores.feature_store import Features
     from churn.stores.ledger import Ledger
@@ -211,6 +212,29 @@ def signing_key(settings: Settings) -> str:
     return settings.signing_key.get_secret_value() or read_or_make(settings.home / "signing.key")
 
 
+def key_file(settings: Settings) -> KeyFile:
+    from churn.stores.api_keys import KeyFile
+
+    return KeyFile(settings.key_file)
+
+
+def keys_of_service(settings: Settings) -> KeyFile | None:
+    """What opens the service; None in development, where it is open.
+
+    Raises NotReady when nothing would open it, BadInput, Unavailable.
+    """
+    if settings.mode == "development":
+        return None
+    keys = key_file(settings)
+    if all(key.revoked_at is not None for key in keys.read()):
+        raise NotReady(
+            "no API key is configured, and without one the service would answer nobody",
+            hint="churn keys add NAME --scope score; or, on your own machine only: CHURN_MODE=development churn serve.",
+            facts={"reason": "api_keys"},
+        )
+    return keys
+
+
 def policy(settings: Settings) -> Policy:
     """The promotion policy; raises BadInput when it is missing or cannot be used."""
     from churn.core.policy import parse_policy
@@ -265,10 +289,12 @@ class ServiceParts:
     ledger: Ledger
     clock: Callable[[], datetime]
     user_id_type: UserIdType
+    keys: KeyFile | None
 
 
 def service_parts(settings: Settings) -> ServiceParts:
-    """The service's stores; raises NotReady before the first snapshot."""
+    """The service's stores; raises NotReady before the first snapshot and, in production, the first API key."""
+    keys = keys_of_service(settings)
     user_id_type = raw_tables(settings).current().user_id_type
     return ServiceParts(
         online=features(settings, user_id_type),
@@ -277,6 +303,7 @@ def service_parts(settings: Settings) -> ServiceParts:
         ledger=ledger(settings),
         clock=clock(settings),
         user_id_type=user_id_type,
+        keys=keys,
     )
 
 

@@ -41,7 +41,13 @@ class Verb:
 
     def parse(self, arguments: Sequence[str]) -> None:
         """Reads the arguments without running anything; raises a usage error for those that do not exist."""
-        self.command.make_context(self.name, list(arguments))
+        verb, *rest = arguments or ("",)
+        below = getattr(self.command, "commands", {})
+        if below and verb:
+            assert verb in below, f"churn {self.name} {verb} does not exist"
+            Verb(verb, below[verb]).parse(rest)
+        else:
+            self.command.make_context(self.name, list(arguments))
 
 
 def _option(parameter: Any) -> Option:

@@ -120,9 +120,8 @@ def river(repository: Path, mlflow_uri: str, tmp_path_factory: pytest.TempPathFa
     # Versions are retrained here as they are: not worse is enough.
     policy = (repository / "policy.yaml").read_text().replace("superior_in: [log_loss]", "superior_in: []")
     (made.home / "policy.yaml").write_text(policy)
-    (made.home / "churn.toml").write_text(
-        f'clock = "snapshot"\nmlflow_tracking_uri = "{mlflow_uri}"\npolicy = "{made.home / "policy.yaml"}"\n'
-    )
+    settings = f'mode = "development"\nclock = "snapshot"\nmlflow_tracking_uri = "{mlflow_uri}"\n'
+    (made.home / "churn.toml").write_text(f'{settings}policy = "{made.home / "policy.yaml"}"\n')
     shop = made.home / "shop"
     succeeded(made.mlflow_run("simulate", users=1500, days=540, seed=7))
     tables = {"users": "users", "orders": "orders", "sessions": "user_sessions"}

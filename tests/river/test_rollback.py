@@ -62,8 +62,8 @@ def deployment(river: River, tmp_path: Path) -> Iterator[Deployment]:
     folder.mkdir()
     made = Deployment(replace(river, home=home, said={}), folder)
     made.river.tracking_uri = f"http://127.0.0.1:{made.port}"
-    text = f'clock = "snapshot"\npoll_seconds = {POLL_SECONDS}\nmlflow_tracking_uri = "{made.river.tracking_uri}"\n'
-    (home / "churn.toml").write_text(text)
+    text = f'poll_seconds = {POLL_SECONDS}\nmlflow_tracking_uri = "{made.river.tracking_uri}"\n'
+    (home / "churn.toml").write_text(f'mode = "development"\nclock = "snapshot"\n{text}')
     with made.server:
         yield made
 

@@ -113,6 +113,7 @@ def make_site(home: Path) -> Site:
         clock=lambda: NOW,
         max_feature_age=timedelta(days=31),
         user_id_type="integer",
+        keys=None,
         limits=Limits(batch=100, body_bytes=200_000, answer_seconds=2.0),
     )
     return Site(home, online, FakeRegistry(), cache, parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,8 +23,9 @@ from churn.core.value import ContactPlan, Economics
 from churn.domain.ledger import Kind
 from churn.domain.verdicts import DriftStatus
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
+from churn.following import check_access
 from churn.jobs.score import Scored
-from churn.settings import Settings
+from churn.settings import Settings, load_settings
 from churn.stores.ledger import Ledger
 from churn.stores.model_cache import ModelCache
 from tests.house.command_line import verbs
@@ -130,6 +132,14 @@ def churn(home: Path, *arguments: str, **settings: str) -> subprocess.CompletedP
         (["settings"], {"horizon_dayz": "1"}, 2, "horizon_dayz", "CHURN_<NAME> or in churn.toml."),
         (["settings"], {"clock": "[red]noon"}, 2, "clock: Value error, '[red]noon' is not a date", "churn settings"),
         (["train", "--calibration", "none"], {}, 2, "--calibration none is not known", "sigmoid"),
+        (["serve"], {}, 4, "no API key is configured", "churn keys add NAME --scope score"),
+        (["serve"], {"mode": "none"}, 2, "mode: ", "churn settings"),
+        (["serve", "--host", "0.0.0.0"], {"mode": "development"}, 2, "does not bind to 0.0.0.0", "Bind to 127.0.0.1"),
+        (["serve"], {"mode": "development", "host": "::"}, 2, "does not bind to ::", "churn keys add"),
+        (["serve"], {"mode": "development", "host": "shop.example"}, 2, "does not bind to shop", "Bind to 127.0.0.1"),
+        (["keys", "revoke", "nobody"], {}, 2, "no key of that name holds", "churn keys list"),
+        (["keys", "add", "jane@example.com", "--scope", "score"], {}, 2, "such a key cannot be made", "64 at most"),
+        (["keys", "add", "shop", "--scope", "score", "--rate", "nan"], {}, 2, "cannot be made: rate", "above 0"),
     ],
 )
 def test_a_mistake_ends_with_a_sentence_a_way_out_and_its_exit_code(
@@ -155,6 +165,8 @@ def test_a_mistake_ends_with_a_sentence_a_way_out_and_its_exit_code(
         ["train", "--test-cutoffs", "0"],
         ["simulate", "--users", "many"],
         ["score", "--unknown"],
+        ["keys", "add", "shop"],
+        ["keys", "add", "shop", "--scope", "everything"],
     ],
     ids=" ".join,
 )
@@ -190,6 +202,49 @@ def test_settings_never_shows_the_signing_key(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "s3cret" not in done.stdout + done.stderr
     assert "**********" in done.stdout
+
+
+# -- API keys --------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_shown_alone_and_once_listed_without_it_and_revoked(tmp_path: Path) -> None:
+    made = churn(tmp_path, "keys", "add", "shop", "--scope", "score", "--scope", "metrics", "--rate", "50")
+    assert made.returncode == 0
+    key = made.stdout.removesuffix("\n")
+    assert re.fullmatch(r"churn_[A-Za-z0-9_-]{43}", key)
+    assert "cannot be shown again" in made.stderr and key not in made.stderr
+    listed = churn(tmp_path, "keys", "list")
+    assert listed.stdout.splitlines()[1].split()[:4] == ["shop", "metrics,", "score", "50"]
+    assert churn(tmp_path, "keys", "revoke", "shop").stdout == "the key shop does not hold any more\n"
+    assert key[6:] not in listed.stdout + churn(tmp_path, "keys", "list").stdout
+    refused = churn(tmp_path, "serve")
+    assert refused.returncode == 4, "a revoked key opens nothing"
+
+
+def test_the_keys_lie_in_the_file_that_the_setting_names(tmp_path: Path) -> None:
+    churn(tmp_path, "keys", "add", "shop", "--scope", "score", keys_file="other/mine.json")
+    assert [each.name for each in tmp_path.iterdir()] == ["other"]
+    assert [each.name for each in (tmp_path / "other").iterdir()] == ["mine.json"]
+
+
+def test_a_file_of_keys_that_cannot_be_used_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{}")
+    done = churn(tmp_path, "serve")
+    assert done.returncode == 2
+    assert "keys.json is not a file of keys" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
+def test_in_development_the_service_may_start_on_the_loopback_without_a_key(host: str, tmp_path: Path) -> None:
+    check_access(load_settings({}, home=tmp_path, mode="development", host=host))
+
+
+def test_development_is_told_at_start(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        done = churn(tmp_path, "serve", "--port", str(taken.getsockname()[1]), mode="development")
+    assert done.returncode == 8, "it got as far as the port, which is taken"
+    assert "development mode: no API key is asked for" in done.stderr
 
 
 # -- rollback and history --------------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def test_the_demo_reaches_no_store_that_the_environment_names(tmp_path: Path, mo
     settings = demo_settings("simulated")
     assert (settings.home, settings.online_store, settings.clock) == (tmp_path / "demo", "sqlite", "snapshot")
     assert settings.tracking_uri == f"sqlite:///{tmp_path / 'demo' / 'mlflow.db'}"
+    assert settings.mode == "development"
 
 
 def test_the_demo_keeps_out_of_a_home_that_holds_something_else(

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from churn.domain.access import ApiKey
 from churn.domain.artifacts import Pointer, StagingStatus
 from churn.domain.ledger import History, Kind
 from churn.domain.predictions import FeatureRow, UserId
@@ -226,6 +227,16 @@ class DriftReports(Protocol):
 
     def write(self, window: Window, page: str, document: Mapping[str, Any], pictures: Pictures) -> ReportPaths:
         """Puts the report of `window` in place, whole, replacing an older one. Raises Unavailable."""
+
+
+# -- access ----------------------------------------------------------------------------------------------------
+
+
+class ApiKeys(Protocol):
+    """Where the keys are known that open the service."""
+
+    def read(self) -> Sequence[ApiKey]:
+        """Every key, revoked ones too. Raises BadInput, Unavailable."""
 
 
 # -- the simulator ---------------------------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def _config(app: str) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing depends on who a caller says to be
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
 
