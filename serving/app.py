@@ -9,18 +9,20 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from serving import routes, v2
 from serving.dependencies import Dependencies, from_settings
 from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
 from serving.openapi import describe, route_options
-from serving.routes import ROUTES, Service
+from serving.routes import Service
 from serving.scorer import Scorer
 from serving.state import ModelWatch
 from serving.takeups import TakeUps
 from serving.workers import Workers
 
 API_VERSION = "1.0.0"
+ROUTES = (*routes.ROUTES, *v2.ROUTES)
 
 
 def create_app(dependencies: Dependencies | None = None) -> FastAPI:
