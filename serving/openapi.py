@@ -52,7 +52,7 @@ _JSON_LENGTH = {
     "in": "header",
     "required": False,
     "description": "How many bytes of the body are JSON, when binary tensors follow it",
-    "schema": {"type": "integer"},
+    "schema": {"type": "integer", "minimum": 0},
 }
 _EXPLAIN = {
     "name": "explain",
