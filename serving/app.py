@@ -12,13 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from serving import routes, v2
 from serving.access import Gate
 from serving.dependencies import Dependencies, from_settings
 from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
 from serving.openapi import describe, route_options
-from serving.routes import ROUTES, Route, Service, service_of
+from serving.routes import Route, Service, service_of
 from serving.scorer import Scorer
 from serving.state import ModelWatch
 from serving.takeups import TakeUps
@@ -32,6 +33,7 @@ _DOCS_POLICY = (
     " style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com;"
     " connect-src 'self'; frame-ancestors 'none'"
 )
+ROUTES = (*routes.ROUTES, *v2.ROUTES)
 
 
 def create_app(dependencies: Dependencies | None = None) -> FastAPI:

@@ -1,8 +1,9 @@
-"""Reading a body: only JSON, only so long, only for so many seconds."""
+"""Reading a body: only JSON, with or without binary tensors behind it, only so long, only for so many seconds."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from email.message import Message as Headers
 from typing import Any
 
@@ -12,28 +13,56 @@ from serving import strict_json
 from serving.dependencies import Limits
 from serving.errors import Problem
 
+JSON_LENGTH = "Inference-Header-Content-Length"
+_LENGTH = re.compile("[0-9]{1,9}")
+_ANY_BYTES = "application/octet-stream"
+_UNNAMED = "none/none"
+
 
 async def read_json(request: Request, limits: Limits) -> Any:
     """The body as JSON; raises Problem."""
-    _check_media_type(request)
+    _check_media_type(request, "application/json")
+    return _parse(await _read_in_time(request, limits))
+
+
+async def read_inference(request: Request, limits: Limits) -> tuple[Any, bytes]:
+    """The body's JSON and what follows it, by the binary tensor extension; raises Problem.
+
+    The extension's header says how long the JSON is. Its clients name no media type, or that of plain bytes.
+    """
+    length = request.headers.get(JSON_LENGTH)
+    _check_media_type(request, "application/json", _UNNAMED if length is None else _ANY_BYTES, _UNNAMED)
+    body = await _read_in_time(request, limits)
+    if length is None:
+        return _parse(body), b""
+    if not _LENGTH.fullmatch(length) or int(length) > len(body):
+        raise Problem("malformed_request", f"{JSON_LENGTH} must be a number within the body's length")
+    return _parse(body[: int(length)]), body[int(length) :]
+
+
+def _parse(body: bytes) -> Any:
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            body = await _read(request, limits.body_bytes)
         return strict_json.parse(body)
-    except TimeoutError as error:
-        raise Problem("request_timeout") from error
     except strict_json.Malformed as error:
         raise Problem("malformed_request", str(error)) from error
     except strict_json.UnusableNumber as error:
         raise Problem("invalid_request", str(error)) from error
 
 
-def _check_media_type(request: Request) -> None:
+async def _read_in_time(request: Request, limits: Limits) -> bytes:
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            return await _read(request, limits.body_bytes)
+    except TimeoutError as error:
+        raise Problem("request_timeout") from error
+
+
+def _check_media_type(request: Request, *taken: str) -> None:
     headers = Headers()
-    headers["content-type"] = request.headers.get("content-type", "none/none")
+    headers["content-type"] = request.headers.get("content-type", _UNNAMED)
     charset = str(headers.get_param("charset", "utf-8")).lower()
     plain = request.headers.get("content-encoding", "identity").lower() == "identity"
-    if headers.get_content_type() != "application/json" or charset not in ("utf-8", "utf8") or not plain:
+    if headers.get_content_type() not in taken or charset not in ("utf-8", "utf8") or not plain:
         raise Problem("unsupported_media_type")
 
 

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -32,11 +33,13 @@ KINDS: dict[str, Kind] = {
     ),
     "no_such_route": Kind(404, "There is no such route"),
     "user_not_found": Kind(404, "There are no features for this user"),
+    "no_such_model": Kind(404, "There is no such model, or not in this version"),
     "method_not_allowed": Kind(405, "The route does not take this method"),
     "request_timeout": Kind(408, "The body did not arrive in time"),
     "body_too_large": Kind(413, "The body is larger than allowed"),
     "unsupported_media_type": Kind(415, "The body must be application/json in UTF-8, not compressed"),
     "invalid_request": Kind(422, "The request does not say what it must"),
+    "no_probability": Kind(422, "A row has no probability, so the tensor cannot be filled"),
     "rate_limited": Kind(429, "The API key has asked too often", 1),
     "headers_too_large": Kind(431, "The headers are larger than allowed"),
     "internal_error": Kind(500, "The service has a bug; it has been logged"),
@@ -63,25 +66,34 @@ class Problem(Exception):
         self.retry_after_seconds = retry_after_seconds or KINDS[code].retry_after_seconds
 
 
-def problem_body(code: str, detail: str, request_id: str) -> dict[str, str | int]:
-    """RFC 9457's members, the code that programs branch on, and the id that finds the request in the logs."""
-    kind = KINDS[code]
+def problem_body(problem: Problem, path: str, request_id: str) -> dict[str, str | int]:
+    """RFC 9457's members, the code that programs branch on, and the id that finds the request in the logs.
+
+    Below /v2 also `error`, which is what clients of the Open Inference Protocol show.
+    """
+    kind = KINDS[problem.code]
     return {
-        "type": f"urn:churn:problem:{code}",
+        "type": f"urn:churn:problem:{problem.code}",
         "title": kind.title,
         "status": kind.status,
-        "detail": detail,
-        "code": code,
+        "detail": problem.detail,
+        "code": problem.code,
         "request_id": request_id,
+        **({"error": problem.detail} if is_inference(path) else {}),
     }
 
 
-def problem_response(problem: Problem, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+def is_inference(path: str) -> bool:
+    """Whether a path belongs to the Open Inference Protocol."""
+    return f"{path}/".startswith("/v2/")
+
+
+def problem_response(problem: Problem, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
     kind = KINDS[problem.code]
     retry = "" if problem.retry_after_seconds is None else str(problem.retry_after_seconds)
     own = {"Retry-After": retry, "WWW-Authenticate": kind.challenge}
     return Response(
-        json.dumps(problem_body(problem.code, problem.detail, request_id)),
+        json.dumps(problem_body(problem, scope["path"], scope["state"]["request_id"])),
         status_code=kind.status,
         headers={**{name: value for name, value in own.items() if value}, **(headers or {})},
         media_type=PROBLEM_TYPE,
@@ -92,11 +104,11 @@ async def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     # What is left of a refused body would be taken for the next request.
     headers = {"Connection": "close"} if KINDS[error.code].status in (HTTPStatus.REQUEST_TIMEOUT, 413) else {}
-    return problem_response(error, request.state.request_id, headers)
+    return problem_response(error, request.scope, headers)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """What the router itself refuses: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     code = _CODE_OF_STATUS.get(error.status_code, "internal_error")
-    return problem_response(Problem(code), request.state.request_id, error.headers)
+    return problem_response(Problem(code), request.scope, error.headers)

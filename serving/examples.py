@@ -84,3 +84,60 @@ PROBLEM: dict[str, Any] = {
     "code": "invalid_request",
     "request_id": "b7e23ec29af22b0b4e41da31e868d572",
 }
+
+_NAMED: dict[str, Any] = {"model_name": "churn_prediction", "model_version": "3"}
+INFER_USERS: dict[str, Any] = {
+    "id": "42",
+    "inputs": [
+        {"name": "user_id", "shape": [2], "datatype": "INT64", "data": [12347, 404]},
+    ],
+    "outputs": [
+        {"name": "status"},
+        {"name": "scored_rows"},
+        {"name": "scored_probability"},
+    ],
+}
+INFER_VECTORS: dict[str, Any] = {
+    "inputs": [
+        {
+            "name": "features",
+            "shape": [1, len(FEATURES)],
+            "datatype": "FP64",
+            "data": [None if feature.nullable else 1.0 for feature in FEATURES],
+        },
+    ],
+}
+INFERRED: dict[str, Any] = {
+    **_NAMED,
+    "id": "42",
+    "outputs": [
+        {"name": "status", "shape": [2], "datatype": "BYTES", "data": ["ok", "not_found"]},
+        {"name": "scored_rows", "shape": [1], "datatype": "INT64", "data": [0]},
+        {"name": "scored_probability", "shape": [1], "datatype": "FP64", "data": [0.8125]},
+    ],
+}
+MODEL_METADATA: dict[str, Any] = {
+    "name": "churn_prediction",
+    "versions": ["3"],
+    "platform": "sklearn_skops",
+    "inputs": [
+        {"name": "user_id", "datatype": "INT64", "shape": [-1]},
+        {"name": "features", "datatype": "FP64", "shape": [-1, len(FEATURES)]},
+        *({"name": name, "datatype": "FP64", "shape": [-1]} for name in FEATURE_NAMES),
+    ],
+    "outputs": [
+        {"name": "churn_probability", "datatype": "FP64", "shape": [-1]},
+        {"name": "status", "datatype": "BYTES", "shape": [-1]},
+        {"name": "scored_rows", "datatype": "INT64", "shape": [-1]},
+        {"name": "scored_probability", "datatype": "FP64", "shape": [-1]},
+    ],
+}
+SERVER_METADATA: dict[str, Any] = {"name": "churn", "version": "2", "extensions": ["binary_tensor_data"]}
+SERVER_LIVE: dict[str, Any] = {"live": True}
+SERVER_READY: dict[str, Any] = {"ready": True}
+MODEL_READY: dict[str, Any] = {"name": "churn_prediction", "ready": True}
+INFERENCE_PROBLEM: dict[str, Any] = {
+    **PROBLEM,
+    "detail": "inputs[0]: the data must fill the shape",
+    "error": "inputs[0]: the data must fill the shape",
+}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,14 @@ _TOLD_AT_MOST = 3
 _PATH_INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
-def _plain_text(value: str) -> str:
+def plain_text(value: str) -> str:
     if _REPLACEMENT in value or any(unicodedata.category(letter) in _REFUSED_CATEGORIES for letter in value):
         raise ValueError("control and invisible characters are not allowed")
     return value
 
 
 IntegerId = Annotated[int, Field(ge=0, le=_LARGEST_ID)]
-StringId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_plain_text)]
+StringId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(plain_text)]
 
 
 class Message(BaseModel):
@@ -305,7 +305,15 @@ def _place(form: type[Message], location: tuple[int | str, ...]) -> str:
 
 @cache
 def _own_names(form: type[Message]) -> frozenset[str]:
-    return frozenset((*form.model_fields, *(feature.name for feature in FEATURES)))
+    inner = [each for field in form.model_fields.values() for each in _forms_in(field.annotation)]
+    return frozenset(form.model_fields).union(*map(_own_names, inner))
+
+
+def _forms_in(annotation: Any) -> Iterator[type[Message]]:
+    if isinstance(annotation, type) and issubclass(annotation, Message):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _forms_in(part)
 
 
 def _message(kind: str, message: str) -> str:

@@ -84,7 +84,7 @@ class _Exchange:
 
     async def refuse(self, problem: Problem, scope: Scope, receive: Receive) -> None:
         if self.status == 0:  # an answer that has begun cannot be taken back
-            await problem_response(problem, self.request_id)(scope, receive, self.send)
+            await problem_response(problem, scope)(scope, receive, self.send)
 
 
 def without_data(error: BaseException) -> str:

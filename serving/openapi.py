@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from serving import examples, messages
-from serving.errors import KINDS, PROBLEM_TYPE, problem_body
+from serving import examples, messages, v2_messages
+from serving.body import JSON_LENGTH
+from serving.errors import KINDS, PROBLEM_TYPE, Problem, is_inference, problem_body
 
 if TYPE_CHECKING:
     from serving.routes import Route
@@ -29,6 +30,29 @@ _USER_ID = {
     "description": "The user: an integer from 0 to 2^63-1 or a text, as the deployment has it",
     "schema": {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f/]+$"},
     "example": "12347",
+}
+_MODEL = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": "The deployment's model name",
+    "schema": {"type": "string"},
+    "example": "churn_prediction",
+}
+_VERSION = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": "The version in service; any other is not found",
+    "schema": {"type": "string"},
+    "example": "3",
+}
+_JSON_LENGTH = {
+    "name": JSON_LENGTH,
+    "in": "header",
+    "required": False,
+    "description": "How many bytes of the body are JSON, when binary tensors follow it",
+    "schema": {"type": "integer", "minimum": 0},
 }
 _EXPLAIN = {
     "name": "explain",
@@ -51,32 +75,36 @@ _KEY_SCHEME = {
     "description": "An API key, made by `churn keys add`. Each route names the scope that the key needs",
 }
 _OF_KEYS = ("unauthenticated", "forbidden", "rate_limited")
+_OF_PATH = {"user_id": [_USER_ID, _EXPLAIN], "model": [_MODEL], "version": [_VERSION]}
 
 
 def route_options(route: Route) -> dict[str, Any]:
     """What FastAPI is told of a route besides path and method."""
     answer = _json(_ref(route.answer.__name__), _example(route.answer)) if route.answer else _TEXT
-    parameters = [_USER_ID, _EXPLAIN, _REQUEST_ID] if "{user_id}" in route.path else [_REQUEST_ID]
-    extra: dict[str, Any] = {"parameters": parameters}
+    extra: dict[str, Any] = {"parameters": _parameters(route.path)}
     if route.body:
         extra["requestBody"] = {"required": True, "content": _body(route.body)}
     if route.scope:
         extra["security"] = [{_KEY: [route.scope.value]}]
-    problems = (*(_OF_KEYS if route.scope else ()), *route.problems)
     return {
         "response_class": Response,
-        "responses": {200: {"description": "The answer", "content": answer}, **_problems(problems)},
+        "responses": {200: {"description": "The answer", "content": answer}, **_problems(route)},
         "openapi_extra": extra,
-        "operation_id": route.endpoint.__name__,
+        "operation_id": route.endpoint.__name__ + ("_of_version" if "{version}" in route.path else ""),
         "name": route.endpoint.__name__,
     }
 
 
+def _parameters(path: str) -> list[dict[str, Any]]:
+    """Those of the path, each with what comes with it, and the header of every route."""
+    own = [each for name, given in _OF_PATH.items() if f"{{{name}}}" in path for each in given]
+    return [*own, _REQUEST_ID, *([_JSON_LENGTH] if path.endswith("/infer") else [])]
+
+
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """FastAPI's document with the schemas that the routes refer to."""
-    forms = [form for form in vars(messages).values() if _is_form(form)]
     _, definitions = models_json_schema(
-        [(form, "validation") for form in forms], ref_template=_SCHEMAS + "{model}", title=None
+        [(form, "validation") for form in FORMS], ref_template=_SCHEMAS + "{model}", title=None
     )
     document["components"] = {
         "schemas": dict(sorted(definitions["$defs"].items())),
@@ -89,6 +117,7 @@ def _is_form(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, messages.Message) and value is not messages.Message
 
 
+FORMS = [form for module in (messages, v2_messages) for form in vars(module).values() if _is_form(form)]
 _TEXT = {"text/plain": {"schema": {"type": "string"}, "example": examples.METRICS}}
 
 
@@ -111,19 +140,20 @@ def _example(form: type[messages.Message]) -> Any:
     return extra["examples"][0]
 
 
-def _problems(codes: Sequence[str]) -> dict[int | str, dict[str, Any]]:
+def _problems(route: Route) -> dict[int | str, dict[str, Any]]:
     """One entry for each status, with an example for each of its codes."""
     by_status: dict[int, list[str]] = defaultdict(list)
-    for code in (*codes, "headers_too_large"):
+    for code in (*(_OF_KEYS if route.scope else ()), *route.problems, "headers_too_large"):
         by_status[KINDS[code].status].append(code)
-    return {status: _problem(by_status[status]) for status in sorted(by_status)}
+    return {status: _problem(by_status[status], route.path) for status in sorted(by_status)}
 
 
-def _problem(codes: Sequence[str]) -> dict[str, Any]:
-    shown = {code: {"value": problem_body(code, KINDS[code].title, "b7e23ec2")} for code in codes}
+def _problem(codes: Sequence[str], path: str) -> dict[str, Any]:
+    shown = {code: {"value": problem_body(Problem(code), path, "b7e23ec2")} for code in codes}
+    form = v2_messages.InferenceProblem if is_inference(path) else messages.ProblemMessage
     described: dict[str, Any] = {
         "description": "; ".join(KINDS[code].title for code in codes),
-        "content": {PROBLEM_TYPE: {"schema": _ref("ProblemMessage"), "examples": shown}},
+        "content": {PROBLEM_TYPE: {"schema": _ref(form.__name__), "examples": shown}},
     }
     headers = {}
     if any(KINDS[code].retry_after_seconds for code in codes):

@@ -55,10 +55,10 @@ async def score_users(request: Request) -> Response:
     """
     service = service_of(request)
     message = await _message(request, messages.USERS[service.parts.user_id_type])
-    _check_batch(service, "user_ids", message.user_ids, explain=message.explain)
+    check_batch(service, "user_ids", message.user_ids, explain=message.explain)
     answer = await _users(request, list(message.user_ids), explain=message.explain)
     predictions = [messages.UserPrediction(**_user_fields(*each)) for each in _items(answer)]
-    return _reply(messages.UsersScored(**_answer_fields(request, answer), predictions=predictions))
+    return reply(messages.UsersScored(**_answer_fields(request, answer), predictions=predictions))
 
 
 async def score_vectors(request: Request) -> Response:
@@ -66,11 +66,11 @@ async def score_vectors(request: Request) -> Response:
     service = service_of(request)
     service.scorer.model()
     message = await _message(request, messages.ScoreVectors)
-    _check_batch(service, "vectors", message.vectors, explain=message.explain)
+    check_batch(service, "vectors", message.vectors, explain=message.explain)
     question = _question(request, explain=message.explain)
     answer = await service.workers.run(partial(service.scorer.vectors, partial(messages.matrix, message), question))
     predictions = [messages.VectorPrediction(**_fields(*each)) for each in _items(answer)]
-    return _reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
+    return reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
 
 
 async def score_user(request: Request) -> Response:
@@ -81,7 +81,7 @@ async def score_user(request: Request) -> Response:
     (item,) = _items(answer)
     if item[0].status is Status.NOT_FOUND:
         raise Problem("user_not_found")
-    return _reply(messages.UserScored(**_answer_fields(request, answer), **_user_fields(*item)))
+    return reply(messages.UserScored(**_answer_fields(request, answer), **_user_fields(*item)))
 
 
 async def _users(request: Request, user_ids: Sequence[UserId], *, explain: bool) -> Answer:
@@ -94,7 +94,7 @@ async def _message(request: Request, form: type[messages.Form]) -> messages.Form
     return messages.validated(form, await read_json(request, service_of(request).parts.limits))
 
 
-def _check_batch(service: Service, name: str, items: Sequence[Any], *, explain: bool) -> None:
+def check_batch(service: Service, name: str, items: Sequence[Any], *, explain: bool) -> None:
     limits = service.parts.limits
     if len(items) > limits.batch:
         raise Problem("invalid_request", f"{name}: at most {limits.batch} items in one request")
@@ -142,7 +142,7 @@ def _user_fields(prediction: Prediction, why: Explanation | None) -> dict[str, A
     return {**_fields(prediction, why), "user_id": prediction.user_id, "features_as_of": prediction.features_as_of}
 
 
-def _reply(message: messages.Message) -> Response:
+def reply(message: messages.Message) -> Response:
     return Response(message.model_dump_json(), media_type="application/json")
 
 
@@ -155,7 +155,7 @@ async def model_info(request: Request) -> Response:
     loaded = service.watch.loaded
     if loaded is None:
         raise Problem("no_model")
-    return _reply(_model_message(service.parts.model_name, loaded, service.watch.staging))
+    return reply(_model_message(service.parts.model_name, loaded, service.watch.staging))
 
 
 def _model_message(name: str, loaded: Loaded, staging: StagingStatus | None) -> messages.ModelInfo:
@@ -193,19 +193,25 @@ def _refused_message(refusal: Refusal) -> messages.RefusedVersion:
 
 async def healthz(_request: Request) -> Response:
     """Whether the process answers; depends on nothing outside it."""
-    return _reply(messages.Health())
+    return reply(messages.Health())
 
 
 async def readyz(request: Request) -> Response:
     """Whether requests can be answered: a model is loaded, the feature store answers."""
     service = service_of(request)
+    loaded = await loaded_and_ready(service)
+    staging = service.watch.staging
+    degraded = ["staging_failing"] if staging is not None and staging.failing else []
+    return reply(messages.Ready(model_version=loaded.model.version, degraded=degraded))
+
+
+async def loaded_and_ready(service: Service) -> Loaded:
+    """The model that can answer requests now; raises Problem."""
     loaded = service.watch.loaded
     if loaded is None:
         raise Problem("not_ready", "no model is loaded yet")
     await _probe(service)
-    staging = service.watch.staging
-    degraded = ["staging_failing"] if staging is not None and staging.failing else []
-    return _reply(messages.Ready(model_version=loaded.model.version, degraded=degraded))
+    return loaded
 
 
 async def _probe(service: Service) -> None:
@@ -241,9 +247,9 @@ class Route:
     scope: Scope | None = field(kw_only=True)
 
 
-_BODY = ("malformed_request", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_request")
+BODY = ("malformed_request", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_request")
 _WORK = ("no_model", "prediction_log_unavailable", "overloaded", "deadline_exceeded")
-_READ = ("feature_store_unavailable", *_WORK)
+READ = ("feature_store_unavailable", *_WORK)
 
 ROUTES = (
     Route(
@@ -252,7 +258,7 @@ ROUTES = (
         score_users,
         messages.UsersScored,
         (messages.ScoreUsers, messages.ScoreNamedUsers),
-        (*_BODY, *_READ),
+        (*BODY, *READ),
         scope=Scope.SCORE,
     ),
     Route(
@@ -261,7 +267,7 @@ ROUTES = (
         score_vectors,
         messages.VectorsScored,
         (messages.ScoreVectors,),
-        (*_BODY, *_WORK),
+        (*BODY, *_WORK),
         scope=Scope.SCORE,
     ),
     Route(
@@ -269,7 +275,7 @@ ROUTES = (
         "/v1/users/{user_id}/score",
         score_user,
         messages.UserScored,
-        problems=("user_not_found", "invalid_request", *_READ),
+        problems=("user_not_found", "invalid_request", *READ),
         scope=Scope.SCORE,
     ),
     Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",), scope=Scope.SCORE),

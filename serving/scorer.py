@@ -25,11 +25,12 @@ from serving.state import ModelWatch
 
 @dataclass(frozen=True)
 class Question:
-    """Which request asks, when it arrived (`time.perf_counter`), and whether it wants reasons."""
+    """Which request asks, when it arrived (`time.perf_counter`), whether it wants reasons, and of one version only."""
 
     request_id: str
     arrived: float
     explain: bool = False
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,18 @@ class Scorer:
         self._watch = watch
         self._metrics = metrics
 
-    def model(self) -> ServedModel:
+    def model(self, version: str | None = None) -> ServedModel:
+        """The model in service; raises Problem when there is none, or when it is not the version asked for."""
         loaded = self._watch.loaded
         if loaded is None:
             raise Problem("no_model")
+        if version not in (None, loaded.model.version):
+            raise Problem("no_such_model")
         return loaded.model
 
     def users(self, user_ids: Sequence[UserId], question: Question) -> Answer:
         """One prediction for each user id. One unknown user never fails the others."""
-        model = self.model()
+        model = self.model(question.version)
         rows = self.read(user_ids)
         now = self._parts.clock()
         predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
@@ -65,7 +69,7 @@ class Scorer:
 
     def vectors(self, to_matrix: Callable[[Sequence[str]], NDArray[np.float64]], question: Question) -> Answer:
         """One prediction for each vector; `to_matrix` gives (n, f) values in the order of the model's features."""
-        model = self.model()
+        model = self.model(question.version)
         predictions = score_vectors(model, to_matrix(model.features))
         return self._acknowledged(_answer(model, predictions, question), "vector", question, self._parts.clock())
 

@@ -12,8 +12,8 @@ import pytest
 
 from churn.domain.access import Scope
 from churn.stores.api_keys import KeyFile
-from serving.app import create_app
-from serving.routes import ROUTES, Route
+from serving.app import ROUTES, create_app
+from serving.routes import Route
 from tests.serving.conftest import Site, eventually, make_site, serving
 from tests.serving.test_bad_input import check_problem
 
@@ -29,7 +29,7 @@ class Guarded:
     of: dict[Scope, str]
 
     def ask(self, route: Route, headers: dict[str, str] | None = None) -> httpx.Response:
-        path = route.path.replace("{user_id}", "1")
+        path = route.path.format(user_id="1", model="churn_prediction", version="1")
         return self.client.request(route.method, path, json=ONE if route.body else None, headers=headers)
 
     def score(self, authorization: str) -> httpx.Response:
@@ -56,7 +56,14 @@ def key_file(site: Site) -> KeyFile:
 
 # -- keys and scopes -------------------------------------------------------------------------------------------
 
-OPEN = {"/healthz", "/readyz"}
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/{model}/ready",
+    "/v2/models/{model}/versions/{version}/ready",
+}
 BY_PATH = {f"{route.method} {route.path}": route for route in ROUTES}
 
 
@@ -89,7 +96,7 @@ def test_of_all_routes_that_the_application_has_only_the_probes_open_without_a_k
         assert set(paths) == {route.path for route in ROUTES}, "in production there is no /docs and no /openapi.json"
         for path, methods in paths.items():
             for method in methods:
-                status = client.request(method, path.replace("{user_id}", "1")).status_code
+                status = client.request(method, path.format(user_id="1", model="churn_prediction", version="1")).status_code
                 assert status == (200 if path in OPEN else 401), (method, path)
         for path in ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"):
             check_problem(client.get(path), 404, "no_such_route")

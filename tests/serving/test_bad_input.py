@@ -248,7 +248,7 @@ def test_an_unknown_feature_is_refused_without_repeating_its_name(shared: httpx.
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/score/", "/v2/score", "/v1/users//score", "/v1/users/a/b/score", "/%00", "/v1/../etc/passwd",
+    ["/", "/v1", "/v1/score/", "/v3/score", "/v1/users//score", "/v1/users/a/b/score", "/%00", "/v1/../etc/passwd",
      "/v1/users/1", "//healthz"],
 )  # fmt: skip
 def test_an_unknown_route_is_404(path: str, shared: httpx.Client) -> None:
