@@ -79,11 +79,17 @@ def forest_parameters(*, calibration: str, **numbers: int) -> ForestParameters:
     raise BadInput(f"--calibration {calibration} is not known", hint=f"Choose one of {', '.join(CALIBRATIONS)}.")
 
 
-def build(settings: Settings, wanted: Callable[[Snapshot], Sequence[datetime]], on_progress: Progress) -> Built:
+def build(
+    settings: Settings,
+    wanted: Callable[[Snapshot], Sequence[datetime]],
+    on_progress: Progress,
+    *,
+    replace_online: bool = False,
+) -> Built:
     """Build the wanted cutoffs and bring the newest one online."""
     raw, warehouse = wiring.raw_tables(settings), wiring.warehouse(settings)
     stores = BuildStores(raw, warehouse, wiring.features_of(settings))
-    return build_features(stores, wanted, settings.horizon, on_progress)
+    return build_features(stores, wanted, settings.horizon, on_progress, replace_online=replace_online)
 
 
 def wanted_cutoffs(cutoff: str, start: str, end: str, every: Every) -> Callable[[Snapshot], Sequence[datetime]]:
