@@ -21,6 +21,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import Float64
 
+from churn.domain.schema import FEATURE_NAMES, FEATURE_VIEW
 from churn.errors import BadInput, Mismatch
 from churn.stores.online.packed import RowCodec
 from churn.stores.online.store import EPOCH, OnlineStore, micros, open_table
@@ -109,8 +110,17 @@ class ChurnOnlineStore(FeastOnlineStore):
         if view.name not in self._stores:
             options = config.online_store
             rows = open_table(Path(options.home), options.redis_address, view.name)
-            self._stores[view.name] = OnlineStore(rows, RowCodec(view.name, [each.name for each in view.features]))
+            self._stores[view.name] = OnlineStore(rows, RowCodec(view.name, _in_order(view)))
         return self._stores[view.name]
+
+
+def _in_order(view: FeatureView) -> Sequence[str]:
+    """The view's features as they stand in a row: ours in the order of THE list, others by name.
+
+    Feast keeps a schema in the order of a set, which differs between processes.
+    """
+    names = sorted(each.name for each in view.features)
+    return FEATURE_NAMES if view.name == FEATURE_VIEW and names == sorted(FEATURE_NAMES) else names
 
 
 def _keys(keys: Sequence[EntityKey]) -> list[bytes]:

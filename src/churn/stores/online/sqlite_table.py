@@ -26,6 +26,7 @@ _REASONS = {
     "SQLITE_CORRUPT": ("sqlite_corrupt", "the file is damaged"),
     "SQLITE_NOTADB": ("sqlite_corrupt", "the file is no SQLite database"),
     "SQLITE_READONLY": ("sqlite_read_only", "the file cannot be written"),
+    "SQLITE_IOERR": ("sqlite_io", "the file cannot be read"),
     "SQLITE_FULL": ("sqlite_full", "the disk is full"),
     "SQLITE_CANTOPEN": ("sqlite_cannot_open", "the file cannot be opened"),
 }
@@ -124,6 +125,8 @@ class SqliteTable:
             )
 
     def drop(self) -> None:
+        if not self.path.exists():
+            return
         with self._transaction() as connection:
             connection.execute(f"DROP TABLE IF EXISTS {self._table}")
 
