@@ -220,7 +220,7 @@ async def _probe(service: Service) -> None:
     try:
         await service.prober.run(partial(service.scorer.read, [nobody]))
     except Problem as problem:
-        raise Problem("not_ready", "the feature store does not answer") from problem
+        raise Problem("not_ready", problem.detail) from problem
 
 
 async def metrics(request: Request) -> Response:

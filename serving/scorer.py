@@ -18,7 +18,7 @@ from churn.domain.reasons import Explanation
 from churn.domain.records import PredictionRecord, Source
 from churn.errors import ChurnError
 from serving.dependencies import Dependencies
-from serving.errors import Problem
+from serving.errors import KINDS, Problem
 from serving.metrics import Metrics
 from serving.state import ModelWatch
 
@@ -78,7 +78,7 @@ class Scorer:
         try:
             return self._parts.online.read(user_ids)
         except ChurnError as error:
-            raise Problem("feature_store_unavailable") from error
+            raise Problem("feature_store_unavailable", _read_failure(error)) from error
 
     def _acknowledged(self, answer: Answer, source: Source, question: Question, now: datetime) -> Answer:
         shared = {
@@ -94,6 +94,12 @@ class Scorer:
             raise Problem("prediction_log_unavailable") from error
         self._metrics.answered(answer.predictions)
         return answer
+
+
+def _read_failure(error: ChurnError) -> str:
+    """The kind of fault by its name, such as redis_timeout or feature_store_empty; the rest is for the log."""
+    title = KINDS["feature_store_unavailable"].title
+    return f"{title}: {error.facts['reason']}" if "reason" in error.facts else title
 
 
 def _answer(model: ServedModel, predictions: Sequence[Prediction], question: Question) -> Answer:

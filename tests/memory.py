@@ -27,13 +27,15 @@ SNAPSHOT_ID = "snapshot-1"
 class BuiltShop:
     """A build of the snapshot `snapshot-1` in memory: features, labels and their manifest; the newest cutoff is online.
 
-    `frame` as from `labelled_frame`. Users in `idle` are not eligible; `online` replaces rows of the online store.
+    `frame` as from `labelled_frame`. Users in `idle` are not eligible; `online` replaces rows of the online store,
+    `by_feast` those that Feast reads there.
     """
 
     frame: pd.DataFrame
     idle: frozenset[UserId] = frozenset()
     horizon: timedelta = HORIZON
     online: dict[UserId, FeatureRow | None] = field(default_factory=dict)
+    by_feast: dict[UserId, FeatureRow | None] = field(default_factory=dict)
 
     def cutoffs(self, snapshot_id: str = SNAPSHOT_ID) -> list[datetime]:
         stamps = sorted(self.frame[TIMESTAMP].unique()) if snapshot_id == SNAPSHOT_ID else []
@@ -73,6 +75,9 @@ class BuiltShop:
         rows = self.offline_rows(newest).set_index(JOIN_KEY)[list(FEATURE_NAMES)]
         known = {user: FeatureRow(user, newest, tuple(map(float, vector))) for user, *vector in rows.itertuples()}
         return [{**known, **self.online}.get(user) for user in user_ids]
+
+    def read_by_feast(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
+        return [self.by_feast.get(row.user_id, row) if row else None for row in self.read(user_ids)]
 
     def online_users(self) -> int:
         ids = {*self.offline_rows(self.cutoffs()[-1])[JOIN_KEY], *self.online}

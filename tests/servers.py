@@ -204,11 +204,11 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def redis_server(folder: Path, port: int | None = None) -> Iterator[str]:
-    """host:port of an empty Redis that keeps nothing on disk."""
+def redis_server(folder: Path, port: int | None = None, *, keeps: bool = False) -> Iterator[str]:
+    """host:port of a Redis; started again in the same folder it has what it `keeps`, else it is empty."""
     port = port or free_port()
     command = [redis_program(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+    command += ["--save", "", "--appendonly", "yes" if keeps else "no", "--maxmemory-policy", "noeviction"]
     with running(command, ready=lambda: listens(port), log=folder / "redis.log"):
         yield f"127.0.0.1:{port}"
 

@@ -141,6 +141,13 @@ def build_features(
         str, typer.Option("--to", help="Last of several cutoffs, always built; default: the end of the log")
     ] = "",
     every: Annotated[str, typer.Option(help="Step: day, week or month")] = "month",
+    replace_online: Annotated[
+        bool,
+        typer.Option(
+            "--replace-online",
+            help="Bring the newest cutoff online even if what is there is newer, or ten times larger",
+        ),
+    ] = False,
 ) -> None:
     """Build features and labels as of cutoffs with dbt, and bring the newest into the online store."""
     from churn import river
@@ -148,7 +155,7 @@ def build_features(
     settings = load_settings()
     wanted = river.wanted_cutoffs(cutoff, start, end, river.step(every))
     with _progress("building features") as on_progress:
-        built = river.build(settings, wanted, on_progress)
+        built = river.build(settings, wanted, on_progress, replace_online=replace_online)
     for moment, rows in built.report.rows.items():
         labelled = "labelled" if moment in built.report.labelled else "not matured"
         out.print(f"{moment:%Y-%m-%d %H:%M}Z  {rows:>9,} users  {labelled}")

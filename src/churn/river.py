@@ -89,11 +89,17 @@ def _one_of(option: str, given: str, known: Sequence[Word]) -> Word:
     raise BadInput(f"{option} {given} is not known", hint=f"Choose one of {', '.join(known)}.")
 
 
-def build(settings: Settings, wanted: Callable[[Snapshot], Sequence[datetime]], on_progress: Progress) -> Built:
+def build(
+    settings: Settings,
+    wanted: Callable[[Snapshot], Sequence[datetime]],
+    on_progress: Progress,
+    *,
+    replace_online: bool = False,
+) -> Built:
     """Build the wanted cutoffs and bring the newest one online."""
     raw, warehouse = wiring.raw_tables(settings), wiring.warehouse(settings)
     stores = BuildStores(raw, warehouse, wiring.features_of(settings))
-    return build_features(stores, wanted, settings.horizon, on_progress)
+    return build_features(stores, wanted, settings.horizon, on_progress, replace_online=replace_online)
 
 
 def wanted_cutoffs(cutoff: str, start: str, end: str, every: Every) -> Callable[[Snapshot], Sequence[datetime]]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from churn.stores.ledger import Ledger
     from churn.stores.model_cache import ModelCache
     from churn.stores.model_registry import Registry
+    from churn.stores.online.store import OnlineStore
     from churn.stores.prediction_log import PredictionLog
     from churn.stores.raw_tables import SnapshotStore
     from churn.stores.shop_files import ParquetShop
@@ -107,21 +108,30 @@ def warehouse(settings: Settings) -> Warehouse:
     return Warehouse(settings.project_dir / "warehouse", settings.home, settings.memory_limit_gb)
 
 
+def online_store(settings: Settings) -> OnlineStore:
+    """The rows that the service reads; needs no Feast."""
+    from churn.stores.online.store import OnlineStore, open_table
+
+    return OnlineStore(open_table(settings.home, _redis_address(settings)))
+
+
+def _redis_address(settings: Settings) -> str:
+    return settings.redis_address if settings.online_store == "redis" else ""
+
+
 def features(settings: Settings, user_id_type: UserIdType | None = None) -> Features:
     """The feature store; the type of user ids is that of the current snapshot unless given."""
     from churn.stores.feature_store import Features, FeatureStoreConfig
 
-    return Features(
-        FeatureStoreConfig(
-            repo=settings.project_dir / "feature_repo",
-            home=settings.home,
-            user_id_type=user_id_type or raw_tables(settings).current().user_id_type,
-            ttl=settings.max_feature_age,
-            online_store=settings.online_store,
-            redis_address=settings.redis_address,
-            memory_limit_gb=settings.memory_limit_gb,
-        )
+    config = FeatureStoreConfig(
+        repo=settings.project_dir / "feature_repo",
+        home=settings.home,
+        user_id_type=user_id_type or raw_tables(settings).current().user_id_type,
+        ttl=settings.max_feature_age,
+        redis_address=_redis_address(settings),
+        memory_limit_gb=settings.memory_limit_gb,
     )
+    return Features(config, online_store(settings))
 
 
 def features_of(settings: Settings) -> Callable[[Snapshot], Features]:
@@ -283,7 +293,7 @@ def prediction_log(settings: Settings) -> PredictionLog:
 class ServiceParts:
     """What the service is made of."""
 
-    online: Features
+    online: OnlineStore
     cache: ModelCache[ServedModel]
     log: PredictionLog
     ledger: Ledger
@@ -297,7 +307,7 @@ def service_parts(settings: Settings) -> ServiceParts:
     keys = keys_of_service(settings)
     user_id_type = raw_tables(settings).current().user_id_type
     return ServiceParts(
-        online=features(settings, user_id_type),
+        online=online_store(settings),
         cache=model_cache(settings),
         log=prediction_log(settings),
         ledger=ledger(settings),

@@ -14,6 +14,7 @@ from churn.domain.schema import FEATURE_NAMES, PROJECT
 from churn.domain.versions import FEAST_FILE, ModelVersion
 from churn.stores.feature_store import Features, FeatureStore, FeatureStoreConfig, _repo_config
 from churn.stores.model_registry import Registry
+from churn.stores.online.store import OnlineStore, open_table
 from tests.stores.test_model_registry import training
 
 
@@ -46,7 +47,7 @@ def version(registry: Registry) -> ModelVersion:
 def store(folder: Path, repository: Path, registry: Registry) -> Iterator[FeatureStore]:
     """Feast over our definitions, as somebody else might open it: with its MLflow integration on."""
     ours = FeatureStoreConfig(repository / "feature_repo", folder, "integer", timedelta(days=31))
-    Features(ours).apply()
+    Features(ours, OnlineStore(open_table(folder))).apply()
     config = _repo_config(ours)
     config.mlflow_config = {"enabled": True, "tracking_uri": registry.tracking_uri, "auto_log": False}
     yield FeatureStore(config=config)
@@ -88,4 +89,4 @@ def test_the_project_is_that_of_the_feature_store(store: FeatureStore) -> None:
 
 def test_our_own_feature_store_has_the_integration_switched_off(repository: Path, folder: Path) -> None:
     ours = FeatureStoreConfig(repository / "feature_repo", folder, "integer", timedelta(days=31))
-    assert Features(ours)._open().mlflow is None
+    assert Features(ours, OnlineStore(open_table(folder)))._open().mlflow is None

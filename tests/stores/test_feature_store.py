@@ -29,9 +29,10 @@ from redis.retry import Retry
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, FEATURES, JOIN_KEY, TIMESTAMP
 from churn.domain.windows import DAY
-from churn.errors import Mismatch, NotReady, Unavailable
+from churn.errors import Mismatch, NotReady, Refused, Unavailable
 from churn.jobs.verify import Verified, verify
 from churn.stores.feature_store import Features, FeatureStoreConfig
+from churn.stores.online.store import OnlineStore, open_table
 from tests import servers
 from tests.exports import at, feature_frame, write_export
 from tests.memory import BuiltShop
@@ -87,7 +88,7 @@ def config_of(repository: Path, redis_address: str) -> Callable[..., FeatureStor
         kind: Literal["sqlite", "redis"], home: Path, user_id_type: str = "integer", database: int = 0
     ) -> FeatureStoreConfig:
         address = emptied(redis_address, database or next(databases)) if kind == "redis" else ""
-        return FeatureStoreConfig(repository / "feature_repo", home, user_id_type, TTL, kind, address, 1.0)  # type: ignore[arg-type]  # a Literal
+        return FeatureStoreConfig(repository / "feature_repo", home, user_id_type, TTL, address, 1.0)  # type: ignore[arg-type]  # a Literal
 
     return make
 
@@ -106,10 +107,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def features(config: FeatureStoreConfig) -> Features:
+    """The store as wiring puts it together."""
+    return Features(config, OnlineStore(open_table(config.home, config.redis_address)))
+
+
 def deployed(config: FeatureStoreConfig, exported: Path) -> Features:
     """A store over a copy of the exports, with October online."""
     shutil.copytree(exported / "offline", config.home / "offline")
-    store = Features(config)
+    store = features(config)
     store.apply()
     store.materialize(OCTOBER)
     return store
@@ -178,7 +184,7 @@ def test_a_thousand_users_are_read_in_one_go(store: Features) -> None:
 
 
 def test_another_process_over_the_same_store_reads_the_same(store: Features) -> None:
-    assert list(map(bits, Features(store.config).read([1, 2, 9]))) == list(map(bits, store.read([1, 2, 9])))
+    assert list(map(bits, features(store.config).read([1, 2, 9]))) == list(map(bits, store.read([1, 2, 9])))
 
 
 def test_the_online_store_verifies_against_the_offline_one(store: Features) -> None:
@@ -190,7 +196,7 @@ def test_string_ids_are_read_as_they_were_written(kind: str, config_of: Configur
     ids = ["7b1e4c5e-0d7c-4f4e-9c55-4a1f2d7d1a10", "0042", "42", "é ü", "a" * 200]
     frame = feature_frame(sorted(ids), OCTOBER)
     write_export(tmp_path, frame)
-    own = Features(config_of(kind, tmp_path, "string"))
+    own = features(config_of(kind, tmp_path, "string"))
     own.apply()
     own.materialize(OCTOBER)
     found = own.read([*ids, "00042", "7B1E"])
@@ -228,11 +234,13 @@ def test_materializing_brings_no_other_cutoff_than_the_one_asked_for(own_store: 
     assert [row and row.as_of for row in own_store.read([1, 2])] == [OCTOBER, OCTOBER]
 
 
-def test_the_cutoff_that_was_materialized_last_is_served_even_if_it_is_older(own_store: Features) -> None:
-    own_store.materialize(AUGUST)
-    (row,) = own_store.read([7])
-    assert row is not None
-    assert row.as_of == AUGUST
+def test_an_older_cutoff_is_refused_and_replaces_what_is_online_only_when_told_to(own_store: Features) -> None:
+    with pytest.raises(Refused, match="the online store is as of 2011-10-10, later than 2011-08-10") as caught:
+        own_store.materialize(AUGUST)
+    assert "--replace-online" in caught.value.hint
+    assert verify(own_store, own_store, OCTOBER).users == USERS
+    own_store.materialize(AUGUST, replace=True)
+    assert verify(own_store, own_store, AUGUST).users == USERS
 
 
 def test_a_changed_online_row_is_found_and_named(own_store: Features) -> None:
@@ -268,9 +276,9 @@ def test_users_who_left_the_export_leave_the_online_store_though_the_cutoff_is_t
 
 
 def test_users_who_are_not_at_the_next_cutoff_leave_the_online_store(own_store: Features) -> None:
-    write_export(own_store.config.home, feature_frame([3, 50], NOVEMBER))
+    write_export(own_store.config.home, feature_frame([3, 10, 20, 50], NOVEMBER))
     own_store.materialize(NOVEMBER)
-    assert own_store.online_users() == 2
+    assert own_store.online_users() == 4
     assert [row and row.as_of for row in own_store.read([2, 3, 50])] == [None, NOVEMBER, NOVEMBER]
 
 
@@ -282,7 +290,7 @@ def test_a_user_who_is_online_only_is_found_by_verify(own_store: Features) -> No
 
 @pytest.mark.parametrize("kind", STORES)
 def test_users_with_string_ids_who_left_are_removed(kind: str, config_of: Configure, tmp_path: Path) -> None:
-    own = Features(config_of(kind, tmp_path, "string"))
+    own = features(config_of(kind, tmp_path, "string"))
     ids = ["0042", "42", "churn", "é*[?]", "x" * 200]
     write_export(tmp_path, feature_frame(ids, OCTOBER))
     own.apply()
@@ -302,24 +310,20 @@ def test_a_cutoff_that_was_not_exported_is_not_ready_and_removes_nobody(own_stor
 def test_keys_of_others_in_the_same_redis_stay(own_redis: tuple[Features, int]) -> None:
     store, port = own_redis
     control = impatient_client(port)
-    prefix = b"\x01\x00\x00\x00\x02\x00\x00\x00\x07\x00\x00\x00user_id"
-    seven = prefix + b"\x04\x00\x00\x00\x08\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00"
-    assert control.exists(seven + b"churn") == 1
-    others = [seven + b"mychurn", seven + b"churn2", seven, prefix + b"churn", b"churn", b"x" + seven + b"churn"]
-    for key in others:
-        control.set(key, "theirs")
+    assert control.keys() == [b"churn:user_analytics"]
+    control.set(b"churn:user_analytics2", "theirs")
+    control.set(b"mychurn:user_analytics", "theirs")
     write_export(store.config.home, odd_values().query("user_id != 7"))
     store.materialize(OCTOBER)
     assert store.online_users() == USERS - 1
-    assert control.exists(seven + b"churn") == 0
-    assert control.exists(*others) == len(others)
+    assert sorted(control.keys()) == [b"churn:user_analytics", b"churn:user_analytics2", b"mychurn:user_analytics"]
     control.close()
 
 
 def test_readers_never_miss_a_user_who_stays_while_others_are_removed(
     own_store: Features, two_months: dict[datetime, pd.DataFrame]
 ) -> None:
-    service = Features(own_store.config)
+    service = features(own_store.config)
     write_export(own_store.config.home, two_months[NOVEMBER].iloc[::3])
     seen = read_while(lambda: own_store.materialize(NOVEMBER), lambda: service.read([1, 700, 1498]))
     assert {row and row.as_of for row in seen} == {OCTOBER, NOVEMBER}
@@ -357,7 +361,7 @@ def read_while(action: Callable[[], None], read: Callable[[], list[FeatureRow | 
 def test_reads_go_on_while_the_next_cutoff_is_materialized_and_no_row_is_a_mixture(
     own_store: Features, two_months: dict[datetime, pd.DataFrame]
 ) -> None:
-    service = Features(own_store.config)  # another process: a store object of its own
+    service = features(own_store.config)  # another process: a store object of its own
 
     def build() -> None:
         own_store.apply()
@@ -375,7 +379,7 @@ def test_a_service_that_starts_while_a_cutoff_is_materialized_is_served_too(
 ) -> None:
     def read_anew() -> list[FeatureRow | None]:
         try:
-            return Features(own_store.config).read([1])
+            return features(own_store.config).read([1])
         except NotReady:  # Feast rewrites its registry in place: who looks in that instant has to look again
             return []
 
@@ -393,7 +397,9 @@ from datetime import timedelta
 from pathlib import Path
 from churn.errors import NotReady
 from churn.stores.feature_store import Features, FeatureStoreConfig
-store = Features(FeatureStoreConfig(Path(sys.argv[1]), Path(sys.argv[2]), "integer", timedelta(31), "redis", "h:1"))
+from churn.stores.online.store import OnlineStore, open_table
+config = FeatureStoreConfig(Path(sys.argv[1]), Path(sys.argv[2]), "integer", timedelta(31), "h:1")
+store = Features(config, OnlineStore(open_table(config.home, config.redis_address)))
 for action in (store.apply, lambda: store.read([1])):
     try:
         action()
@@ -421,7 +427,7 @@ def test_a_project_folder_that_is_not_there_is_not_ready_and_named(
         shutil.copytree(config.repo, repo)
         (repo / missing).unlink()
     with pytest.raises(NotReady) as caught:
-        Features(replace(config, repo=repo)).apply()
+        features(replace(config, repo=repo)).apply()
     assert caught.value.message == f"{repo / (missing or 'feature_store.yaml')} does not exist"
     assert "CHURN_PROJECT_DIR" in caught.value.hint
 
@@ -429,13 +435,13 @@ def test_a_project_folder_that_is_not_there_is_not_ready_and_named(
 @pytest.mark.parametrize("kind", STORES)
 def test_before_anything_was_built_the_store_is_not_ready(kind: str, config_of: Configure, tmp_path: Path) -> None:
     with pytest.raises(NotReady) as caught:
-        Features(config_of(kind, tmp_path)).read([1])
+        features(config_of(kind, tmp_path)).read([1])
     assert caught.value.hint == "churn build-features"
 
 
 def assert_unavailable_within(seconds: float, action: Callable[[], object]) -> None:
     started = time.monotonic()
-    with pytest.raises(Unavailable, match="the feature store did not"):
+    with pytest.raises(Unavailable, match="the feature store did not answer"):
         action()
     assert time.monotonic() - started < seconds
 
@@ -447,9 +453,7 @@ def own_redis(tmp_path: Path, exported: Path, repository: Path) -> Iterator[tupl
     folder = tmp_path / "server"
     folder.mkdir()
     with servers.redis_server(folder, port) as address:
-        config = FeatureStoreConfig(
-            repository / "feature_repo", tmp_path / "home", "integer", TTL, "redis", address, 1.0
-        )
+        config = FeatureStoreConfig(repository / "feature_repo", tmp_path / "home", "integer", TTL, address, 1.0)
         yield deployed(config, exported), port
 
 
@@ -471,7 +475,7 @@ def test_a_redis_that_hangs_is_unavailable_within_two_seconds_and_is_read_again_
     control.close()
 
 
-def test_a_redis_that_is_gone_is_unavailable_within_two_seconds_and_an_empty_one_knows_nobody(
+def test_a_redis_that_is_gone_is_unavailable_within_two_seconds_and_an_empty_one_is_not_ready(
     own_redis: tuple[Features, int], tmp_path: Path
 ) -> None:
     store, port = own_redis
@@ -479,9 +483,9 @@ def test_a_redis_that_is_gone_is_unavailable_within_two_seconds_and_an_empty_one
     control.shutdown(nosave=True)
     control.close()
     assert_unavailable_within(2, lambda: store.read([1]))
-    assert_unavailable_within(2, lambda: Features(store.config).read([1]))
-    with servers.redis_server(tmp_path, port):
-        assert store.read([1, 2]) == [None, None]
+    assert_unavailable_within(2, lambda: features(store.config).read([1]))
+    with servers.redis_server(tmp_path, port), pytest.raises(NotReady, match="the feature store is empty"):
+        store.read([1, 2])
 
 
 def test_a_damaged_sqlite_file_is_unavailable(config_of: Configure, exported: Path, tmp_path: Path) -> None:
@@ -489,7 +493,7 @@ def test_a_damaged_sqlite_file_is_unavailable(config_of: Configure, exported: Pa
     for name in ("online.db-wal", "online.db-shm"):
         (tmp_path / "feast" / name).unlink(missing_ok=True)
     (tmp_path / "feast" / "online.db").write_bytes(b"no database" * 1000)
-    assert_unavailable_within(2, lambda: Features(store.config).read([1]))
+    assert_unavailable_within(2, lambda: features(store.config).read([1]))
 
 
 def test_the_sqlite_file_is_in_write_ahead_mode_so_that_a_writer_blocks_no_reader(offline: Features) -> None:
@@ -608,7 +612,7 @@ def test_offline_rows_of_a_cutoff_that_was_not_built_are_not_ready(kind: str, of
 
 def test_the_ttl_is_the_deployments_own(offline: Features, tmp_path: Path) -> None:
     shutil.copytree(offline.config.home / "offline", tmp_path / "offline")
-    weekly = Features(replace(offline.config, home=tmp_path, ttl=7 * DAY))
+    weekly = features(replace(offline.config, home=tmp_path, ttl=7 * DAY))
     weekly.apply()
     joined = weekly.training_frame(entities((5, OCTOBER + 7 * DAY), (5, OCTOBER + 7 * DAY + MICROSECOND)))
     assert np.isnan(vectors(joined)).all(axis=1).tolist() == [False, True]

@@ -52,9 +52,9 @@ class Lakes:
     def apply(self) -> None:
         self._do("apply")
 
-    def materialize(self, cutoff: datetime) -> None:
+    def materialize(self, cutoff: datetime, *, replace: bool = False) -> None:
         assert self.held, "another build might come between"
-        self._do(f"materialize {cutoff:%m-%d}")
+        self._do(f"materialize {cutoff:%m-%d}" + (" whatever is there" if replace else ""))
 
     def online(self, snapshot: Snapshot) -> Lakes:
         self._do(f"open for {snapshot.user_id_type} ids")
@@ -81,6 +81,13 @@ def test_building_an_older_cutoff_leaves_the_newest_exported_one_online() -> Non
     lakes = Lakes(exported=[MAY])
     assert built(lakes, lambda snapshot: [MARCH]).online_as_of == MAY
     assert lakes.done[-1] == "materialize 05-01"
+
+
+def test_what_is_online_is_replaced_only_when_asked_for() -> None:
+    lakes = Lakes()
+    stores = BuildStores(lakes, lakes, lakes.online)
+    build_features(stores, lambda snapshot: [MAY], HORIZON, lambda done, total: None, replace_online=True)
+    assert lakes.done[-1] == "materialize 05-01 whatever is there"
 
 
 def test_the_cutoffs_may_depend_on_the_snapshot() -> None:

@@ -87,6 +87,12 @@ def test_a_lost_user_does_not_make_up_for_one_who_is_online_only() -> None:
     assert mismatch({7: None, 9001: row}).endswith("user 7 is not online")
 
 
+def test_a_user_whom_feast_reads_otherwise_than_the_service_is_named() -> None:
+    shop = replace(SHOP, by_feast=changed(26, total_spent=1.5))
+    with pytest.raises(Mismatch, match="by Feast, user 26: total_spent"):
+        verify(shop, shop, CUTOFF)
+
+
 def test_a_cutoff_that_was_not_built_is_not_ready() -> None:
     with pytest.raises(NotReady):
         verify(SHOP, SHOP, at("2011-11-10"))

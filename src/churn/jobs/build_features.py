@@ -33,7 +33,7 @@ class OnlineWriter(Protocol):
     """The writing side of the feature store."""
 
     def apply(self) -> None: ...
-    def materialize(self, cutoff: datetime) -> None: ...
+    def materialize(self, cutoff: datetime, *, replace: bool = False) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,13 @@ def build_features(
     wanted: Callable[[Snapshot], Sequence[datetime]],
     horizon: timedelta,
     on_progress: Progress,
+    *,
+    replace_online: bool = False,
 ) -> Built:
-    """Build the wanted cutoffs of the current snapshot and bring the newest exported one online."""
+    """Build the wanted cutoffs of the current snapshot and bring the newest exported one online.
+
+    With `replace_online` also when it is older than what is online, or has far fewer users; else Refused is raised.
+    """
     snapshot = stores.raw.current()
     cutoffs = sorted(set(wanted(snapshot)))
     if not cutoffs:
@@ -70,5 +75,5 @@ def build_features(
         store = stores.online(snapshot)
         store.apply()
         newest = max(stores.warehouse.cutoffs(snapshot.snapshot_id))
-        store.materialize(newest)
+        store.materialize(newest, replace=replace_online)
     return Built(report, newest)

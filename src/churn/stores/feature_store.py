@@ -1,9 +1,8 @@
-"""The feature store: the only importer of Feast, offline and online.
+"""The feature store: Feast for the definitions and the offline join; the online rows are our own (stores/online).
 
 Traps of Feast that this file closes (each has a test in tests/stores/test_feature_store.py):
-the response order of features is a set's order; `ttl` is not applied online; an unknown user reads as PRESENT in
-Redis, so only an event time of 0 tells; the output of a join is not in input order; SQLite stores local epochs;
-materialize only adds and replaces, so a user who left the offline store would stay online.
+the response order of features is a set's order; `ttl` is not applied online; only an event time of 0 tells an
+unknown user; the output of a join is not in input order.
 """
 
 from __future__ import annotations
@@ -11,21 +10,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import sqlite3
-import struct
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
-
-os.environ["TZ"] = "UTC"  # Feast's SQLite store keeps naive local epochs: written and read under UTC only
-time.tzset()
+from typing import Any, Protocol
 
 import ibis
 import numpy as np
@@ -41,10 +34,7 @@ _PROMETHEUS = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 _asked_for = {name: os.environ.get(name) for name in _PROMETHEUS}
 import prometheus_client  # noqa: F401  (for its effect: see above)
 from feast import Entity, FeatureService, FeatureStore, FeatureView, FileSource, RepoConfig
-from feast.errors import FeastExtrasDependencyImportError, FeastModuleImportError, FeatureServiceNotFoundException
-from feast.infra.key_encoding_utils import serialize_entity_key, serialize_entity_key_prefix
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.errors import FeatureServiceNotFoundException
 
 for _name, _value in _asked_for.items():
     if _value is None:
@@ -59,32 +49,35 @@ from churn.errors import Mismatch, NotReady, Unavailable
 logging.getLogger("feast.repo_config").setLevel(logging.ERROR)  # warns of a flag that does work: see feature_store.yaml
 _EXPORTED = [JOIN_KEY, TIMESTAMP, *FEATURE_NAMES]
 ROW_ID = "entity_row_id_of_churn"
-REDIS_OPTIONS = "socket_timeout=0.2,socket_connect_timeout=0.2,retry=null"  # the defaults hang for over 100 s
-STORE_FAULTS = (sqlite3.Error, OSError)
 REGISTRY_LOOKS = 4
-KEY_VERSION = 3  # entity_key_serialization_version of feature_store.yaml
-KEY_PREFIX = serialize_entity_key_prefix([JOIN_KEY], KEY_VERSION)
-REDIS_BATCH = 1000  # keys a round trip: well inside the socket's 0.2 s
 
 
 @dataclass(frozen=True)
 class FeatureStoreConfig:
-    """Where one deployment's feature store lives. `redis_address` is host:port[,option=value…]."""
+    """Where one deployment's feature store lives. `redis_address` is host:port[,option=value…], or empty: SQLite."""
 
     repo: Path
     home: Path
     user_id_type: UserIdType
     ttl: timedelta
-    online_store: Literal["sqlite", "redis"] = "sqlite"
     redis_address: str = ""
     memory_limit_gb: float = 4.0
 
 
+class OnlineRows(Protocol):
+    """The online store; it lives in stores/online, which does without Feast."""
+
+    def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]: ...
+    def online_users(self) -> int: ...
+    def materialize(self, export: Path, cutoff: datetime, *, replace: bool = False) -> object: ...
+
+
 @dataclass
 class Features:
-    """Feast of one deployment; opened lazily, one per process. Reads are serialised by a lock (one connection)."""
+    """The feature store of one deployment. Feast is opened lazily, one per process."""
 
     config: FeatureStoreConfig
+    online: OnlineRows
     _store: FeatureStore | None = None
     _service: FeatureService | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -92,13 +85,10 @@ class Features:
     # -- definitions -------------------------------------------------------------------------------------------
 
     def apply(self) -> None:
-        """Register the definitions of feature_repo/ and set the online file to write-ahead logging."""
+        """Register the definitions of feature_repo/, and make the online table where it is not yet."""
         self._feast_folder.mkdir(parents=True, exist_ok=True)
-        with _store_faults("apply the feature definitions"):
+        with _registry_faults("apply the feature definitions"):
             self._open().apply(_definitions(self.config))
-        if self.config.online_store == "sqlite":
-            with self._sqlite() as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
         self._service = None
 
     def _open(self) -> FeatureStore:
@@ -163,75 +153,31 @@ class Features:
             raise NotReady(f"no features at {cutoff:%Y-%m-%d}", hint="churn build-features --cutoff …")
         return path
 
-    # -- offline to online -------------------------------------------------------------------------------------
-
-    def materialize(self, cutoff: datetime) -> None:
-        """Make the online store hold the exported rows of `cutoff`, and nobody else.
-
-        First Feast's materialize over that instant, then the removal of users without a row: readers find every
-        user of the cutoff all the time. Raises NotReady when the cutoff was not exported, Unavailable.
-        """
-        export = self._export(cutoff)
-        with _store_faults("materialize"), self._bounded_memory(), redirect_stdout(StringIO()):
-            self._open().materialize(cutoff - timedelta(seconds=1), cutoff + timedelta(seconds=1), [FEATURE_VIEW])
-        with _store_faults("remove users who left"):
-            users = pd.read_parquet(export, columns=[JOIN_KEY])[JOIN_KEY].tolist()
-            gone = self._online_keys() - _entity_keys(users, self.config.user_id_type)
-            self._remove(gone)
-
-    def online_users(self) -> int:
-        """How many users the online store holds. Raises Unavailable, NotReady when nothing was ever applied."""
-        with self._lock, _store_faults("count users"):
-            self._feature_service()
-            return len(self._online_keys())
-
-    def _online_keys(self) -> set[bytes]:
-        """Entity keys of all users online."""
-        if self.config.online_store == "redis":
-            return _redis_keys(self._redis(), self._project)
-        with self._sqlite() as connection:
-            found = connection.execute(f'SELECT DISTINCT entity_key FROM "{self._table}"')  # noqa: S608  (a constant)
-            return {key for (key,) in found}
-
-    def _remove(self, keys: set[bytes]) -> None:
-        """Take these users out of the online store."""
-        if self.config.online_store == "redis":
-            _unlink(self._redis(), [key + self._project for key in keys])
-            return
-        with self._sqlite() as connection:  # one transaction; under write-ahead logging no reader waits for it
-            delete = f'DELETE FROM "{self._table}" WHERE entity_key = ?'  # noqa: S608  (a constant)
-            connection.executemany(delete, ((key,) for key in keys))
-
-    @contextmanager
-    def _sqlite(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own to the online file: a transaction, closed at the end."""
-        with closing(sqlite3.connect(self._feast_folder / "online.db", timeout=30)) as connection, connection:
-            yield connection
-
-    def _redis(self) -> Any:
-        """Feast's own client, with the address and the time limits of the configuration."""
-        store = self._open()
-        provider: Any = store._get_provider()
-        return provider.online_store._get_client(store.config.online_store)
-
-    @property
-    def _project(self) -> bytes:
-        return self._open().project.encode()
-
-    @property
-    def _table(self) -> str:
-        return f"{self._open().project}_{FEATURE_VIEW}"
-
     # -- online ------------------------------------------------------------------------------------------------
 
-    def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
-        """Latest features per user, in order, None where the store does not know the user.
+    def materialize(self, cutoff: datetime, *, replace: bool = False) -> None:
+        """Make the online store hold the exported rows of `cutoff`, and nobody else; `replace`, whatever it held.
 
-        Raises Unavailable when the store does not answer, NotReady when nothing was ever applied.
+        Raises NotReady when the cutoff was not exported, Refused as OnlineStore.materialize does, Unavailable.
         """
+        self.online.materialize(self._export(cutoff), cutoff, replace=replace)
+
+    def online_users(self) -> int:
+        """How many users the online store holds. Raises Unavailable, NotReady when it is empty."""
+        return self.online.online_users()
+
+    def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
+        """Latest features per user, in order, None for an unknown one, as the service reads them.
+
+        Raises Unavailable when the store does not answer, NotReady when it is empty.
+        """
+        return self.online.read(user_ids)
+
+    def read_by_feast(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
+        """The same by Feast's get_online_features, which others may use beside the service."""
         if not user_ids:
             return []
-        with self._lock, _store_faults("read features"):
+        with self._lock, _registry_faults("read features"):
             response = self._open().get_online_features(
                 features=self._feature_service(), entity_rows={JOIN_KEY: list(user_ids)}
             )
@@ -264,39 +210,6 @@ def _feature_row(user_id: UserId, stamp: int, vector: NDArray[np.float64]) -> Fe
     return None if stamp == 0 else FeatureRow(user_id, datetime.fromtimestamp(stamp, UTC), tuple(vector.tolist()))
 
 
-def _entity_keys(users: Iterable[UserId], user_id_type: UserIdType) -> set[bytes]:
-    """The users' keys as Feast writes them."""
-    kind = {"integer": "int64_val", "string": "string_val"}[user_id_type]
-    values: Iterable[dict[str, Any]] = ({kind: user} for user in users)
-    keys = (EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(**value)]) for value in values)
-    return {serialize_entity_key(key, entity_key_serialization_version=KEY_VERSION) for key in keys}
-
-
-def _redis_keys(client: Any, project: bytes) -> set[bytes]:
-    """Entity keys of the project's users in a Redis that others may use too."""
-    found = client.scan_iter(match=_literal(KEY_PREFIX) + b"*" + _literal(project), count=REDIS_BATCH)
-    return {key[: -len(project)] for key in found if _is_of_project(key, project)}
-
-
-def _literal(text: bytes) -> bytes:
-    """`text` as a Redis pattern that matches nothing else."""
-    return b"".join(b"\\" + bytes([sign]) if sign in b"*?[]^-\\" else bytes([sign]) for sign in text)
-
-
-def _is_of_project(key: bytes, project: bytes) -> bool:
-    """Whether `key` is one user's key and then exactly the project: `mychurn` ends with `churn` too."""
-    start = len(KEY_PREFIX) + 8  # behind the type and the length of the value, four bytes each
-    if not key.startswith(KEY_PREFIX) or len(key) < start:
-        return False
-    (length,) = struct.unpack_from("<I", key, start - 4)
-    return key[start + length :] == project
-
-
-def _unlink(client: Any, keys: Sequence[bytes]) -> None:
-    for start in range(0, len(keys), REDIS_BATCH):
-        client.unlink(*keys[start : start + REDIS_BATCH])
-
-
 def _known_service(store: FeatureStore) -> FeatureService:
     """The feature service; looked for a few times, because Feast rewrites its registry file in place."""
     for _ in range(REGISTRY_LOOKS):
@@ -312,18 +225,9 @@ def _repo_config(config: FeatureStoreConfig) -> RepoConfig:
     """feature_repo/feature_store.yaml with this deployment's folder, and Redis where the setting says so."""
     text = _project_file(config, "feature_store.yaml").read_text()
     raw: dict[str, Any] = yaml.safe_load(text.replace("${FEAST_CHURN_HOME}", str(config.home)))
-    if config.online_store == "redis":
-        # Without skip_dedup Redis ignores a corrected row of the same cutoff, so that a rebuild would change nothing.
-        address = f"{config.redis_address},{REDIS_OPTIONS}"
-        raw["online_store"] = {"type": "redis", "connection_string": address, "skip_dedup": True}
+    raw["online_store"]["redis_address"] = config.redis_address
     raw["materialization_config"] = raw.pop("materialization")
-    try:
-        return RepoConfig(**raw, repo_path=config.repo)
-    except (FeastExtrasDependencyImportError, FeastModuleImportError) as error:  # both come, by how redis is missing
-        raise NotReady(
-            "Redis is chosen as online store, but the package redis is not installed",
-            hint="uv sync --frozen --inexact --extra redis (or: pip install redis)",
-        ) from error
+    return RepoConfig(**raw, repo_path=config.repo)
 
 
 def _project_file(config: FeatureStoreConfig, name: str) -> Path:
@@ -349,14 +253,14 @@ def _definitions(config: FeatureStoreConfig) -> list[Any]:
 
 
 @contextmanager
-def _store_faults(what: str) -> Iterator[None]:
-    """A store that does not answer becomes Unavailable; anything else is a bug and passes."""
+def _registry_faults(what: str) -> Iterator[None]:
+    """A registry that cannot be read or written becomes Unavailable; anything else is a bug and passes."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, STORE_FAULTS) or type(error).__module__.startswith(("redis.", "google.protobuf")):
+        if isinstance(error, OSError) or type(error).__module__.startswith("google.protobuf"):
             raise Unavailable(
                 f"the feature store did not {what}: {type(error).__name__}",
-                hint="Check that the online store runs, is writable and has space.",
+                hint="Check that feast/registry.db in the deployment's folder is writable and has space.",
             ) from error
         raise
