@@ -14,6 +14,7 @@ from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
 from serving.openapi import describe, route_options
+from serving.replays import Replays
 from serving.routes import ROUTES, Service
 from serving.scorer import Scorer
 from serving.state import ModelWatch
@@ -49,12 +50,14 @@ class _Api(FastAPI):
 
 def _service(parts: Dependencies) -> Service:
     metrics, limits = Metrics(), parts.limits
+    metrics.watch_log(parts.log.state)
     watch = ModelWatch(parts.cache, metrics, TakeUps(parts.ledger, metrics))
     return Service(
         parts=parts,
         watch=watch,
         metrics=metrics,
         scorer=Scorer(parts, watch, metrics),
+        replays=Replays(),
         workers=Workers("score", threads=limits.threads, pending=limits.pending, seconds=limits.answer_seconds),
         prober=Workers("ready", threads=1, pending=4, seconds=limits.ready_seconds),
     )

@@ -16,16 +16,25 @@ from serving.errors import Problem
 async def read_json(request: Request, limits: Limits) -> Any:
     """The body as JSON; raises Problem."""
     _check_media_type(request)
+    body = await read_body(request, limits)
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            body = await _read(request, limits.body_bytes)
         return strict_json.parse(body)
-    except TimeoutError as error:
-        raise Problem("request_timeout") from error
     except strict_json.Malformed as error:
         raise Problem("malformed_request", str(error)) from error
     except strict_json.UnusableNumber as error:
         raise Problem("invalid_request", str(error)) from error
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, however often it is asked for; raises Problem."""
+    if not hasattr(request.state, "body"):
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                request.state.body = await _read(request, limits.body_bytes)
+        except TimeoutError as error:
+            raise Problem("request_timeout") from error
+    body: bytes = request.state.body
+    return body
 
 
 def _check_media_type(request: Request) -> None:

@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "body_too_large": Kind(413, "The body is larger than allowed"),
     "unsupported_media_type": Kind(415, "The body must be application/json in UTF-8, not compressed"),
     "invalid_request": Kind(422, "The request does not say what it must"),
+    "idempotency_key_reused": Kind(422, "The Idempotency-Key was given to another request before"),
     "headers_too_large": Kind(431, "The headers are larger than allowed"),
     "internal_error": Kind(500, "The service has a bug; it has been logged"),
     "no_model": Kind(503, "No model is loaded yet", 2),

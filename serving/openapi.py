@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from serving import examples, messages
 from serving.errors import KINDS, PROBLEM_TYPE, problem_body
+from serving.replays import HEADER, PATTERN
 
 if TYPE_CHECKING:
     from serving.routes import Route
@@ -44,12 +45,21 @@ _REQUEST_ID = {
     "description": "Kept when it is 1 to 64 letters, digits, dots, dashes or underscores; else a new one is made",
     "schema": {"type": "string"},
 }
+_IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The same key again gets the same answer, byte for byte, for ten minutes; a different request with"
+    " it is refused. Held by each worker for itself",
+    "schema": {"type": "string", "pattern": f"^{PATTERN}$"},
+}
 
 
 def route_options(route: Route) -> dict[str, Any]:
     """What FastAPI is told of a route besides path and method."""
     answer = _json(_ref(route.answer.__name__), _example(route.answer)) if route.answer else _TEXT
-    parameters = [_USER_ID, _EXPLAIN, _REQUEST_ID] if "{user_id}" in route.path else [_REQUEST_ID]
+    parameters = [_USER_ID, _EXPLAIN] if "{user_id}" in route.path else []
+    parameters += [_IDEMPOTENCY_KEY, _REQUEST_ID] if "idempotency_key_reused" in route.problems else [_REQUEST_ID]
     extra: dict[str, Any] = {"parameters": parameters}
     if route.body:
         extra["requestBody"] = {"required": True, "content": _body(route.body)}

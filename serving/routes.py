@@ -20,6 +20,7 @@ from serving.body import read_json
 from serving.dependencies import Dependencies
 from serving.errors import Problem
 from serving.metrics import Metrics
+from serving.replays import Replays, once
 from serving.scorer import Answer, Question, Scorer
 from serving.state import Loaded, ModelWatch
 from serving.workers import Workers
@@ -33,6 +34,7 @@ class Service:
     watch: ModelWatch
     metrics: Metrics
     scorer: Scorer
+    replays: Replays
     workers: Workers
     prober: Workers
 
@@ -45,6 +47,7 @@ def service_of(request: Request) -> Service:
 # -- scoring ---------------------------------------------------------------------------------------------------
 
 
+@once
 async def score_users(request: Request) -> Response:
     """Scores users by id, with the features of the online store.
 
@@ -58,6 +61,7 @@ async def score_users(request: Request) -> Response:
     return _reply(messages.UsersScored(**_answer_fields(request, answer), predictions=predictions))
 
 
+@once
 async def score_vectors(request: Request) -> Response:
     """Scores raw feature vectors; nothing is read from the feature store."""
     service = service_of(request)
@@ -70,6 +74,7 @@ async def score_vectors(request: Request) -> Response:
     return _reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
 
 
+@once
 async def score_user(request: Request) -> Response:
     """Scores one user. An unknown user is 404; stale or not eligible is 200 without a probability."""
     service = service_of(request)
@@ -100,7 +105,8 @@ def _check_batch(service: Service, name: str, items: Sequence[Any], *, explain: 
 
 
 def _question(request: Request, *, explain: bool) -> Question:
-    return Question(request.state.request_id, request.state.arrived, explain)
+    state = request.state
+    return Question(state.request_id, state.arrived, explain, state.idempotency_key)
 
 
 _Item = tuple[Prediction, Explanation | None]
@@ -235,7 +241,7 @@ class Route:
 
 
 _BODY = ("malformed_request", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_request")
-_WORK = ("no_model", "prediction_log_unavailable", "overloaded", "deadline_exceeded")
+_WORK = ("idempotency_key_reused", "no_model", "prediction_log_unavailable", "overloaded", "deadline_exceeded")
 _READ = ("feature_store_unavailable", *_WORK)
 
 ROUTES = (
@@ -260,7 +266,7 @@ ROUTES = (
         "/v1/users/{user_id}/score",
         score_user,
         messages.UserScored,
-        problems=("user_not_found", "invalid_request", *_READ),
+        problems=("user_not_found", "body_too_large", "request_timeout", "invalid_request", *_READ),
     ),
     Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",)),
     Route("GET", "/healthz", healthz, messages.Health),

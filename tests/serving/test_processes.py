@@ -77,7 +77,7 @@ def test_no_answered_prediction_is_lost_by_kill_9(served: Site) -> None:
             os.kill(process.pid, signal.SIGKILL)
             for thread in threads:
                 thread.join()
-    from churn.stores.prediction_log import read_predictions
+    from churn.stores.prediction_log.reading import read_predictions
     from tests.serving.conftest import EVER
 
     frame, skipped = read_predictions(served.home / "predictions", *EVER)
