@@ -11,7 +11,7 @@ import sys
 import threading
 from base64 import b64decode
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from zlib import crc32
 
@@ -20,49 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from churn.domain.predictions import Prediction, Status, UserId
-from churn.domain.records import PredictionRecord
+from churn.domain.predictions import Prediction, Status
 from churn.domain.schema import FEATURE_NAMES
 from churn.errors import Unavailable
 from churn.stores.prediction_log import PredictionLog
 from churn.stores.prediction_log.lines import decode, encode
 from churn.stores.prediction_log.reading import read_predictions
-
-NOON = datetime(2011, 10, 10, 12, tzinfo=UTC)
-FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-VECTOR = tuple(float(place) for place in range(len(FEATURE_NAMES)))
-
-
-def item(user_id: UserId | None = 7) -> Prediction:
-    return Prediction(user_id, Status.OK, 0.1 + 0.2, NOON - timedelta(days=1), VECTOR)
-
-
-def record(
-    request_id: str = "r1", user_id: UserId | None = 7, at: datetime = NOON, *, key: str | None = None
-) -> PredictionRecord:
-    return PredictionRecord(
-        request_id=request_id,
-        predicted_at=at,
-        source="id",
-        predictions=[item(user_id)],
-        model_version="3",
-        model_digest="d" * 64,
-        feature_service="churn_v1",
-        features=FEATURE_NAMES,
-        latency_ms=1.25,
-        flags=("explained", "staging_failing"),
-        idempotency_key=key,
-    )
-
-
-def logged(folder: Path) -> tuple[list[str], int]:
-    frame, skipped = read_predictions(folder, FIRST, LAST)
-    return frame["request_id"].tolist(), skipped
-
-
-def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.jsonl"))
-
+from tests.stores.log_records import FIRST, LAST, NOON, VECTOR, logged, record, segments
 
 # -- what is kept ----------------------------------------------------------------------------------------------
 
@@ -231,7 +195,7 @@ import resource, signal, sys
 from pathlib import Path
 from churn.errors import Unavailable
 from churn.stores.prediction_log import PredictionLog
-from tests.stores.test_prediction_log import record
+from tests.stores.log_records import record
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 log = PredictionLog(folder)
 log.append([record("before")])
