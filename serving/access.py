@@ -53,10 +53,10 @@ class Gate:
     def stop(self) -> None:
         self._stop.set()
 
-    def check(self, headers: Headers, scope: Scope | None) -> None:
-        """Raises Problem unless the request may have what `scope` opens; None opens itself."""
+    def check(self, headers: Headers, scope: Scope | None) -> str:
+        """The name of the key that passes, "" where none is needed; raises Problem unless it may have `scope`."""
         if scope is None or self._keys is None:
-            return
+            return ""
         holder = self._holders.get(_presented(headers))
         if holder is None:
             raise Problem("unauthenticated")
@@ -65,6 +65,7 @@ class Gate:
             raise Problem("rate_limited", retry_after_seconds=math.ceil(wait))
         if scope not in holder.key.scopes:
             raise Problem("forbidden")
+        return holder.key.name
 
     def look(self, keys: ApiKeys) -> None:
         """One reading of the keys. Never raises ChurnError."""

@@ -19,6 +19,7 @@ from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
 from serving.openapi import describe, route_options
+from serving.replays import Replays
 from serving.routes import Route, Service, service_of
 from serving.scorer import Scorer
 from serving.state import ModelWatch
@@ -64,6 +65,7 @@ class _Api(FastAPI):
 
 def _service(parts: Dependencies) -> Service:
     metrics, limits = Metrics(), parts.limits
+    metrics.watch_log(parts.log.state)
     watch = ModelWatch(parts.cache, metrics, TakeUps(parts.ledger, metrics))
     return Service(
         parts=parts,
@@ -71,6 +73,7 @@ def _service(parts: Dependencies) -> Service:
         watch=watch,
         metrics=metrics,
         scorer=Scorer(parts, watch, metrics),
+        replays=Replays(),
         workers=Workers("score", threads=limits.threads, pending=limits.pending, seconds=limits.answer_seconds),
         prober=Workers("ready", threads=1, pending=4, seconds=limits.ready_seconds),
     )
@@ -98,7 +101,7 @@ def _guarded(route: Route) -> Callable[[Request], Awaitable[Response]]:
     """The route's endpoint behind the gate: before anything of the request is read but its headers."""
 
     async def endpoint(request: Request) -> Response:
-        service_of(request).gate.check(request.headers, route.scope)
+        request.state.caller = service_of(request).gate.check(request.headers, route.scope)
         answer: Response = await route.endpoint(request)
         return answer
 

@@ -22,7 +22,7 @@ _UNNAMED = "none/none"
 async def read_json(request: Request, limits: Limits) -> Any:
     """The body as JSON; raises Problem."""
     _check_media_type(request, "application/json")
-    return _parse(await _read_in_time(request, limits))
+    return _parse(await read_body(request, limits))
 
 
 async def read_inference(request: Request, limits: Limits) -> tuple[Any, bytes]:
@@ -32,7 +32,7 @@ async def read_inference(request: Request, limits: Limits) -> tuple[Any, bytes]:
     """
     length = request.headers.get(JSON_LENGTH)
     _check_media_type(request, "application/json", _UNNAMED if length is None else _ANY_BYTES, _UNNAMED)
-    body = await _read_in_time(request, limits)
+    body = await read_body(request, limits)
     if length is None:
         return _parse(body), b""
     if not _LENGTH.fullmatch(length) or int(length) > len(body):
@@ -49,12 +49,16 @@ def _parse(body: bytes) -> Any:
         raise Problem("invalid_request", str(error)) from error
 
 
-async def _read_in_time(request: Request, limits: Limits) -> bytes:
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await _read(request, limits.body_bytes)
-    except TimeoutError as error:
-        raise Problem("request_timeout") from error
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, however often it is asked for; raises Problem."""
+    if not hasattr(request.state, "body"):
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                request.state.body = await _read(request, limits.body_bytes)
+        except TimeoutError as error:
+            raise Problem("request_timeout") from error
+    body: bytes = request.state.body
+    return body
 
 
 def _check_media_type(request: Request, *taken: str) -> None:

@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "invalid_request": Kind(422, "The request does not say what it must"),
     "no_probability": Kind(422, "A row has no probability, so the tensor cannot be filled"),
     "rate_limited": Kind(429, "The API key has asked too often", 1),
+    "idempotency_key_reused": Kind(422, "The Idempotency-Key was given to another request before"),
     "headers_too_large": Kind(431, "The headers are larger than allowed"),
     "internal_error": Kind(500, "The service has a bug; it has been logged"),
     "no_model": Kind(503, "No model is loaded yet", 2),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,10 +13,14 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from churn.core.scoring import ServedModel
 from churn.domain.artifacts import StagingStatus
 from churn.domain.predictions import Prediction, Status
+from churn.domain.records import LogState
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -72,6 +76,10 @@ class Metrics:
         for status in Status:
             self._predictions.labels(status.value)
 
+    def watch_log(self, state: Callable[[], LogState]) -> None:
+        """Tells at each scrape how the prediction log fares."""
+        self._registry.register(_LogCollector(state))
+
     def request(self, route: str, status: int, seconds: float) -> None:
         self._seconds.labels(route, str(status)).observe(seconds)
 
@@ -111,3 +119,18 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self._registry)
+
+
+class _LogCollector(Collector):
+    """The prediction log's own counts, read when they are asked for."""
+
+    def __init__(self, state: Callable[[], LogState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        state, name = self._state(), "churn_prediction_log"
+        yield GaugeMetricFamily(f"{name}_waiting", "Predictions that wait for the disk", value=state.waiting)
+        yield GaugeMetricFamily(f"{name}_oldest_seconds", "How long the oldest waits", value=state.oldest_seconds)
+        yield CounterMetricFamily(f"{name}_written", "Predictions on disk", value=state.written)
+        yield CounterMetricFamily(f"{name}_refused", "Predictions that could not be recorded", value=state.refused)
+        yield CounterMetricFamily(f"{name}_failures", "Writes that the disk did not take", value=state.failures)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from serving import examples, messages, v2_messages
 from serving.body import JSON_LENGTH
 from serving.errors import KINDS, PROBLEM_TYPE, Problem, is_inference, problem_body
+from serving.replays import HEADER, PATTERN
 
 if TYPE_CHECKING:
     from serving.routes import Route
@@ -76,12 +77,20 @@ _KEY_SCHEME = {
 }
 _OF_KEYS = ("unauthenticated", "forbidden", "rate_limited")
 _OF_PATH = {"user_id": [_USER_ID, _EXPLAIN], "model": [_MODEL], "version": [_VERSION]}
+_IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The same key again gets the same answer, byte for byte, for ten minutes; a different request with"
+    " it is refused. Held by each worker for itself",
+    "schema": {"type": "string", "pattern": f"^{PATTERN}$"},
+}
 
 
 def route_options(route: Route) -> dict[str, Any]:
     """What FastAPI is told of a route besides path and method."""
     answer = _json(_ref(route.answer.__name__), _example(route.answer)) if route.answer else _TEXT
-    extra: dict[str, Any] = {"parameters": _parameters(route.path)}
+    extra: dict[str, Any] = {"parameters": _parameters(route)}
     if route.body:
         extra["requestBody"] = {"required": True, "content": _body(route.body)}
     if route.scope:
@@ -95,10 +104,11 @@ def route_options(route: Route) -> dict[str, Any]:
     }
 
 
-def _parameters(path: str) -> list[dict[str, Any]]:
-    """Those of the path, each with what comes with it, and the header of every route."""
-    own = [each for name, given in _OF_PATH.items() if f"{{{name}}}" in path for each in given]
-    return [*own, _REQUEST_ID, *([_JSON_LENGTH] if path.endswith("/infer") else [])]
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    """Those of the path, each with what comes with it, and the headers."""
+    own = [each for name, given in _OF_PATH.items() if f"{{{name}}}" in route.path for each in given]
+    once = [_IDEMPOTENCY_KEY] if "idempotency_key_reused" in route.problems else []
+    return [*own, *once, _REQUEST_ID, *([_JSON_LENGTH] if route.path.endswith("/infer") else [])]
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from serving.body import read_json
 from serving.dependencies import Dependencies
 from serving.errors import Problem
 from serving.metrics import Metrics
+from serving.replays import Replays, once
 from serving.scorer import Answer, Question, Scorer
 from serving.state import Loaded, ModelWatch
 from serving.workers import Workers
@@ -36,6 +37,7 @@ class Service:
     watch: ModelWatch
     metrics: Metrics
     scorer: Scorer
+    replays: Replays
     workers: Workers
     prober: Workers
 
@@ -48,6 +50,7 @@ def service_of(request: Request) -> Service:
 # -- scoring ---------------------------------------------------------------------------------------------------
 
 
+@once
 async def score_users(request: Request) -> Response:
     """Scores users by id, with the features of the online store.
 
@@ -61,18 +64,20 @@ async def score_users(request: Request) -> Response:
     return reply(messages.UsersScored(**_answer_fields(request, answer), predictions=predictions))
 
 
+@once
 async def score_vectors(request: Request) -> Response:
     """Scores raw feature vectors; nothing is read from the feature store."""
     service = service_of(request)
     service.scorer.model()
     message = await _message(request, messages.ScoreVectors)
     check_batch(service, "vectors", message.vectors, explain=message.explain)
-    question = _question(request, explain=message.explain)
+    question = question_of(request, explain=message.explain)
     answer = await service.workers.run(partial(service.scorer.vectors, partial(messages.matrix, message), question))
     predictions = [messages.VectorPrediction(**_fields(*each)) for each in _items(answer)]
     return reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
 
 
+@once
 async def score_user(request: Request) -> Response:
     """Scores one user. An unknown user is 404; stale or not eligible is 200 without a probability."""
     service = service_of(request)
@@ -86,7 +91,7 @@ async def score_user(request: Request) -> Response:
 
 async def _users(request: Request, user_ids: Sequence[UserId], *, explain: bool) -> Answer:
     service = service_of(request)
-    question = _question(request, explain=explain)
+    question = question_of(request, explain=explain)
     return await service.workers.run(partial(service.scorer.users, user_ids, question))
 
 
@@ -102,8 +107,9 @@ def check_batch(service: Service, name: str, items: Sequence[Any], *, explain: b
         raise Problem("invalid_request", f"{name}: at most {limits.explained} items in one request with explain")
 
 
-def _question(request: Request, *, explain: bool) -> Question:
-    return Question(request.state.request_id, request.state.arrived, explain)
+def question_of(request: Request, *, explain: bool = False, version: str | None = None) -> Question:
+    state = request.state
+    return Question(state.request_id, state.arrived, explain, version, state.idempotency_key)
 
 
 _Item = tuple[Prediction, Explanation | None]
@@ -248,7 +254,7 @@ class Route:
 
 
 BODY = ("malformed_request", "request_timeout", "body_too_large", "unsupported_media_type", "invalid_request")
-_WORK = ("no_model", "prediction_log_unavailable", "overloaded", "deadline_exceeded")
+_WORK = ("idempotency_key_reused", "no_model", "prediction_log_unavailable", "overloaded", "deadline_exceeded")
 READ = ("feature_store_unavailable", *_WORK)
 
 ROUTES = (

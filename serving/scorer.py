@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,16 @@ from serving.state import ModelWatch
 
 @dataclass(frozen=True)
 class Question:
-    """Which request asks, when it arrived (`time.perf_counter`), whether it wants reasons, and of one version only."""
+    """Which request asks, when it arrived (`time.perf_counter`), and how.
+
+    It may want reasons, or one version only; `idempotency_key` names its caller too.
+    """
 
     request_id: str
     arrived: float
     explain: bool = False
     version: str | None = None
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,19 +84,31 @@ class Scorer:
             raise Problem("feature_store_unavailable", _read_failure(error)) from error
 
     def _acknowledged(self, answer: Answer, source: Source, question: Question, now: datetime) -> Answer:
-        shared = {
-            "request_id": question.request_id,
-            "predicted_at": now,
-            "source": source,
-            "latency_ms": 1000 * (time.perf_counter() - question.arrived),
-        }
-        records = [_record(answer.model, prediction, shared) for prediction in answer.predictions]
+        model = answer.model
+        record = PredictionRecord(
+            request_id=question.request_id,
+            predicted_at=now,
+            source=source,
+            predictions=answer.predictions,
+            model_version=model.version,
+            model_digest=model.digest,
+            feature_service=model.feature_service,
+            features=model.features,
+            latency_ms=1000 * (time.perf_counter() - question.arrived),
+            flags=self._flags(question),
+            idempotency_key=question.idempotency_key,
+        )
         try:
-            self._parts.log.append(records)
+            self._parts.log.append([record])
         except ChurnError as error:
             raise Problem("prediction_log_unavailable") from error
         self._metrics.answered(answer.predictions)
         return answer
+
+    def _flags(self, question: Question) -> tuple[str, ...]:
+        staging = self._watch.staging
+        failing = staging is not None and staging.failing
+        return ("explained",) * question.explain + ("staging_failing",) * failing
 
 
 def _read_failure(error: ChurnError) -> str:
@@ -105,18 +120,3 @@ def _read_failure(error: ChurnError) -> str:
 def _answer(model: ServedModel, predictions: Sequence[Prediction], question: Question) -> Answer:
     told = explanations(model, predictions) if question.explain else [None] * len(predictions)
     return Answer(model, predictions, told)
-
-
-def _record(model: ServedModel, prediction: Prediction, shared: dict[str, Any]) -> PredictionRecord:
-    return PredictionRecord(
-        **shared,
-        user_id=prediction.user_id,
-        status=prediction.status.value,
-        churn_probability=prediction.probability,
-        model_version=model.version,
-        model_digest=model.digest,
-        feature_service=model.feature_service,
-        features=model.features,
-        vector=prediction.vector,
-        features_as_of=prediction.features_as_of,
-    )

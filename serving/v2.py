@@ -11,8 +11,9 @@ from churn.domain.access import Scope
 from serving import messages, tensors, v2_messages
 from serving.body import read_inference
 from serving.errors import Problem
-from serving.routes import BODY, READ, Route, check_batch, loaded_and_ready, reply, service_of
-from serving.scorer import Answer, Question
+from serving.replays import once
+from serving.routes import BODY, READ, Route, check_batch, loaded_and_ready, question_of, reply, service_of
+from serving.scorer import Answer
 
 API_VERSION = "2"
 _PLATFORM = "sklearn_skops"
@@ -59,6 +60,7 @@ async def model_ready(request: Request) -> Response:
     return reply(v2_messages.ModelReady(name=service.parts.model_name))
 
 
+@once
 async def infer(request: Request) -> Response:
     """Scores users by id, or raw features; without `outputs` the answer holds every output.
 
@@ -98,7 +100,7 @@ def _wanted(message: v2_messages.InferRequest) -> list[v2_messages.OutputName]:
 async def _answer(request: Request, given: dict[str, tensors.Tensor]) -> Answer:
     service = service_of(request)
     check_batch(service, "inputs", range(tensors.rows(given)), explain=False)
-    question = Question(request.state.request_id, request.state.arrived, version=_version(request))
+    question = question_of(request, version=_version(request))
     if set(given) == {tensors.USER_ID}:
         user_ids = tensors.user_ids(given[tensors.USER_ID], service.parts.user_id_type)
         return await service.workers.run(partial(service.scorer.users, user_ids, question))

@@ -1,4 +1,4 @@
-"""The real programs that tests run against: Redis, PostgreSQL, an MLflow server, Chromium.
+"""The real programs that tests run against: Redis, PostgreSQL, an MLflow server, Chromium; and strace, for faults.
 
 Each is started on a free loopback port as a process group of its own and ended by that group.
 `python tests/servers.py` prints the Debian packages of those that are missing here; `.ci/services` installs them.
@@ -66,6 +66,11 @@ def chromium_program() -> str:
     return _first("Chromium", "chromium", *map(shutil.which, CHROMIUM_NAMES), *_playwright_builds())
 
 
+def strace_program() -> str:
+    """Path of strace, which shows the order of system calls and makes them fail; raises MissingProgram."""
+    return _first("strace", "strace", shutil.which("strace"))
+
+
 def _playwright_builds() -> list[str]:
     root = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
     return sorted(map(str, root.glob("chromium-*/chrome-linux*/chrome")))
@@ -80,7 +85,12 @@ def _first(program: str, package: str, *candidates: str | None) -> str:
 
 def missing_packages() -> list[str]:
     """Debian packages of the programs that are not here."""
-    needed = {"redis-server": redis_program, "postgresql": postgres_programs, "chromium": chromium_program}
+    needed = {
+        "redis-server": redis_program,
+        "postgresql": postgres_programs,
+        "chromium": chromium_program,
+        "strace": strace_program,
+    }
     return [package for package, find in needed.items() if not _is_here(find)]
 
 

@@ -372,6 +372,19 @@ def monitor(
 
 
 @app.command()
+def compact() -> None:
+    """Make one Parquet file of each past day (UTC) of the prediction log; safe beside a running service."""
+    from churn import following
+
+    days = following.compact_log(load_settings())
+    for done in days:
+        damaged = f", {done.damaged:,} damaged lines" if done.damaged else ""
+        out.print(f"{done.day}: {done.predictions:,} predictions, {done.segments:,} segments taken in{damaged}")
+    if not days:
+        out.print("nothing to do: no finished segment of a past day")
+
+
+@app.command()
 def verify(cutoff: Annotated[str, typer.Option(help="Cutoff; default: the newest built")] = "") -> None:
     """Check for all users that the online store equals the offline store, bit by bit."""
     from churn import river

@@ -10,13 +10,14 @@ import ipaddress
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from threading import Event
 
 from churn import wiring
 from churn.core.history import Stint, served_on, stints
 from churn.domain.artifacts import Pointer
 from churn.domain.ledger import History
+from churn.domain.records import CompactedDay
 from churn.domain.versions import CHAMPION
 from churn.domain.windows import parse_instant
 from churn.errors import BadInput
@@ -78,6 +79,14 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
         return ""
+
+
+def compact_log(settings: Settings) -> list[CompactedDay]:
+    """Past days of the prediction log into one file each. Days are those of the system's clock, as segments' names are.
+
+    Raises Unavailable.
+    """
+    return wiring.logged_predictions(settings).compact(datetime.now(UTC).date())
 
 
 @dataclass(frozen=True)

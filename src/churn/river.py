@@ -249,7 +249,7 @@ def monitor_window(settings: Settings, since: str, until: str) -> MonitorResult:
     from churn.core.drift_rules import DriftPolicy
 
     stores = MonitorStores(
-        wiring.LoggedPredictions(settings.home / "predictions"),
+        wiring.logged_predictions(settings),
         wiring.ChampionReference(settings),
         wiring.drift_reports(settings),
     )

@@ -75,6 +75,10 @@ class Settings(BaseModel):
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")
     batch_limit: int = Field(1000, ge=1, description="Most user ids or vectors in one request")
     body_limit_bytes: int = Field(2_000_000, ge=1024, description="Largest request body")
+    prediction_log: Literal["sync", "buffered"] = Field(
+        "sync",
+        description="When a prediction is on disk: sync, before it is answered; buffered, within a second after it",
+    )
     memory_limit_gb: float = Field(4.0, gt=0, description="Memory DuckDB may take before it spills to disk")
     monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
     fairness_column: Literal["", "subscription_tier"] = Field(

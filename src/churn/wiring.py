@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from churn.core.artifact import Expected, digest_of, open_artifact
 from churn.core.scoring import ServedModel
 from churn.core.value import Economics
 from churn.domain.artifacts import SERVED_FILES, Artifact
-from churn.domain.ports import RawTables, Snapshot, UserIdType
+from churn.domain.ports import PredictionSink, RawTables, Snapshot, UserIdType
+from churn.domain.records import CompactedDay
 from churn.domain.schema import FEATURE_SERVICE
 from churn.domain.versions import CHAMPION, REFERENCE_FILE, ModelVersion
 from churn.domain.windows import parse_instant
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from churn.stores.model_cache import ModelCache
     from churn.stores.model_registry import Registry
     from churn.stores.online.store import OnlineStore
-    from churn.stores.prediction_log import PredictionLog
     from churn.stores.raw_tables import SnapshotStore
     from churn.stores.shop_files import ParquetShop
     from churn.stores.warehouse import Warehouse
@@ -283,10 +283,12 @@ def _allows_override(settings: Settings) -> tuple[bool, str]:
         return False, error.message
 
 
-def prediction_log(settings: Settings) -> PredictionLog:
-    from churn.stores.prediction_log import PredictionLog
+def prediction_log(settings: Settings) -> PredictionSink:
+    """The log in the mode that the settings say."""
+    from churn.stores.prediction_log import BufferedPredictionLog, PredictionLog
 
-    return PredictionLog(settings.home / "predictions")
+    kind = BufferedPredictionLog if settings.prediction_log == "buffered" else PredictionLog
+    return kind(settings.home / "predictions")
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,7 @@ class ServiceParts:
 
     online: OnlineStore
     cache: ModelCache[ServedModel]
-    log: PredictionLog
+    log: PredictionSink
     ledger: Ledger
     clock: Callable[[], datetime]
     user_id_type: UserIdType
@@ -319,14 +321,25 @@ def service_parts(settings: Settings) -> ServiceParts:
 
 @dataclass(frozen=True)
 class LoggedPredictions:
-    """The prediction log as monitoring reads it."""
+    """The prediction log as those see it who do not write it."""
 
     folder: Path
 
     def read(self, since: datetime, until: datetime) -> tuple[pd.DataFrame, int]:
-        from churn.stores.prediction_log import read_predictions
+        """See the port PredictionReader."""
+        from churn.stores.prediction_log.reading import read_predictions
 
         return read_predictions(self.folder, since, until)
+
+    def compact(self, today: date) -> list[CompactedDay]:
+        """The days that changed; raises Unavailable."""
+        from churn.stores.prediction_log.compaction import compact
+
+        return compact(self.folder, today)
+
+
+def logged_predictions(settings: Settings) -> LoggedPredictions:
+    return LoggedPredictions(settings.home / "predictions")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from churn.domain.schema import FEATURE_NAMES
-from churn.stores.prediction_log import read_predictions
+from churn.stores.prediction_log.reading import read_predictions
 from tests.river.conftest import River, ask, succeeded
 
 LOG_END = "2025-06-24"  # 540 days after 2024-01-01

@@ -21,6 +21,7 @@ from churn.errors import Unavailable
 from churn.stores.ledger import Ledger
 from churn.stores.model_cache import ModelCache
 from churn.stores.prediction_log import PredictionLog
+from churn.stores.prediction_log.reading import read_predictions
 from serving.app import create_app
 from serving.dependencies import Dependencies, Limits
 from tests.models import FakeRegistry, model_cache, random_vectors
@@ -75,7 +76,7 @@ class Site:
         self.cache.stage(self.registry.promote(seed, version), self.registry.fetch)
 
     def log(self) -> list[dict[str, Any]]:
-        frame, skipped = PredictionLog(self.home / "predictions").read(*EVER)
+        frame, skipped = read_predictions(self.home / "predictions", *EVER)
         assert skipped == 0
         return frame.to_dict("records")
 

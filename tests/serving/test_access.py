@@ -29,11 +29,14 @@ class Guarded:
     of: dict[Scope, str]
 
     def ask(self, route: Route, headers: dict[str, str] | None = None) -> httpx.Response:
-        path = route.path.format(user_id="1", model="churn_prediction", version="1")
-        return self.client.request(route.method, path, json=ONE if route.body else None, headers=headers)
+        return self.client.request(route.method, filled(route.path), json=ONE if route.body else None, headers=headers)
 
     def score(self, authorization: str) -> httpx.Response:
         return self.client.post("/v1/score", json=ONE, headers={"Authorization": authorization})
+
+
+def filled(path: str) -> str:
+    return path.format(user_id="1", model="churn_prediction", version="1")
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -96,7 +99,7 @@ def test_of_all_routes_that_the_application_has_only_the_probes_open_without_a_k
         assert set(paths) == {route.path for route in ROUTES}, "in production there is no /docs and no /openapi.json"
         for path, methods in paths.items():
             for method in methods:
-                status = client.request(method, path.format(user_id="1", model="churn_prediction", version="1")).status_code
+                status = client.request(method, filled(path)).status_code
                 assert status == (200 if path in OPEN else 401), (method, path)
         for path in ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"):
             check_problem(client.get(path), 404, "no_such_route")

@@ -15,7 +15,7 @@ import pytest
 
 from churn.domain.artifacts import StagingStatus
 from churn.domain.versions import CARD_FILE, MODEL_FILE
-from churn.stores.prediction_log import PredictionLog
+from churn.stores.prediction_log import BufferedPredictionLog, PredictionLog
 from tests.models import artifact_files, version_of, with_card
 from tests.serving.conftest import Site, eventually, make_site
 from tests.serving.test_bad_input import check_problem
@@ -103,6 +103,46 @@ def test_what_cannot_be_logged_is_not_answered(served: Site, tmp_path: Path) -> 
         assert "probability" not in answer.text
         (tmp_path / "blocked").unlink()
         assert client.post("/v1/score", json=USERS).status_code == 200
+
+
+def log_counts(client: httpx.Client) -> dict[str, float]:
+    """churn_prediction_log_… by the rest of the name."""
+    lines = [line.split(" ") for line in client.get("/metrics").text.splitlines()]
+    start = "churn_prediction_log_"
+    return {line[0].removeprefix(start): float(line[1]) for line in lines if line[0].startswith(start)}
+
+
+def test_the_metrics_say_how_the_log_fares(served: Site, tmp_path: Path) -> None:
+    log = BufferedPredictionLog(tmp_path / "log")
+    with served.client(log=log) as client:
+        assert client.post("/v1/score", json=USERS).status_code == 200
+        assert log_counts(client)["waiting"] == 2.0
+        assert eventually(lambda: log_counts(client)["written_total"] == 2.0)
+        assert log_counts(client) == {
+            "waiting": 0.0,
+            "oldest_seconds": 0.0,
+            "written_total": 2.0,
+            "refused_total": 0.0,
+            "failures_total": 0.0,
+        }
+
+
+def test_a_service_that_ends_writes_what_its_buffered_log_holds(served: Site, tmp_path: Path) -> None:
+    with served.client(log=BufferedPredictionLog(served.home / "predictions")) as client:
+        assert client.post("/v1/score", json=USERS).status_code == 200
+    assert [row["flags"] for row in served.log()] == ["", ""]
+
+
+def test_the_log_says_how_a_question_was_answered(served: Site, client: httpx.Client) -> None:
+    client.get("/v1/users/1/score?explain=true")
+    now = datetime.now(UTC)
+    served.cache.record_status(StagingStatus(now, now, "1", last_failure_at=now, failing=True))
+    assert eventually(lambda: client.get("/readyz").json()["degraded"] == ["staging_failing"])
+    client.get("/v1/users/1/score")
+    assert [(row["variant"], row["flags"]) for row in served.log()] == [
+        ("champion", "explained"),
+        ("champion", "staging_failing"),
+    ]
 
 
 def test_a_bug_is_a_problem_without_a_traceback(served: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,51 +9,24 @@ import resource
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from zlib import crc32
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from churn.domain.predictions import Status, UserId
-from churn.domain.records import PredictionRecord
+from churn.domain.predictions import Prediction, Status
 from churn.domain.schema import FEATURE_NAMES
 from churn.errors import Unavailable
-from churn.stores.prediction_log import PredictionLog, decode, encode, read_predictions
-
-NOON = datetime(2011, 10, 10, 12, tzinfo=UTC)
-FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-VECTOR = tuple(float(place) for place in range(len(FEATURE_NAMES)))
-
-
-def record(request_id: str = "r1", user_id: UserId | None = 7, at: datetime = NOON) -> PredictionRecord:
-    return PredictionRecord(
-        request_id=request_id,
-        predicted_at=at,
-        source="id",
-        user_id=user_id,
-        status=Status.OK,
-        churn_probability=0.1 + 0.2,
-        model_version="3",
-        model_digest="d" * 64,
-        feature_service="churn_v1",
-        features=FEATURE_NAMES,
-        vector=VECTOR,
-        features_as_of=NOON - timedelta(days=1),
-        latency_ms=1.25,
-    )
-
-
-def logged(folder: Path) -> tuple[list[str], int]:
-    frame, skipped = read_predictions(folder, FIRST, LAST)
-    return frame["request_id"].tolist(), skipped
-
-
-def segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.jsonl"))
-
+from churn.stores.prediction_log import PredictionLog
+from churn.stores.prediction_log.lines import decode, encode
+from churn.stores.prediction_log.reading import read_predictions
+from tests.stores.log_records import FIRST, LAST, NOON, VECTOR, logged, record, segments
 
 # -- what is kept ----------------------------------------------------------------------------------------------
 
@@ -61,7 +34,7 @@ def segments(folder: Path) -> list[Path]:
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     log.append([record()])
-    frame, skipped = log.read(NOON, NOON + timedelta(seconds=1))
+    frame, skipped = read_predictions(tmp_path, NOON, NOON + timedelta(seconds=1))
     assert skipped == 0
     (row,) = frame.to_dict("records")
     assert {name: row[name] for name in row if name not in FEATURE_NAMES} == {
@@ -71,6 +44,9 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         "model_version": "3",
         "model_digest": "d" * 64,
         "feature_service": "churn_v1",
+        "variant": "champion",
+        "flags": "explained staging_failing",
+        "idempotency_key": None,
         "user_id": 7,
         "predicted_at": NOON,
         "features_as_of": NOON - timedelta(days=1),
@@ -84,7 +60,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 def test_users_keep_their_type(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     log.append([record("a", 12), record("b", "12"), record("c", None), record("d", 2**63 - 1), record("e", "ÄÖ\u4e2d")])
-    frame, _ = log.read(FIRST, LAST)
+    frame, _ = read_predictions(tmp_path, FIRST, LAST)
     assert frame["user_id"].tolist() == [12, "12", None, 2**63 - 1, "ÄÖ\u4e2d"]
     assert [type(value) for value in frame["user_id"]] == [int, str, type(None), int, str]
     log.close()
@@ -93,8 +69,8 @@ def test_users_keep_their_type(tmp_path: Path) -> None:
 def test_nulls_and_infinities_of_a_vector_survive(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     vector = (math.nan, math.inf, -math.inf, -0.0, 5e-324, *VECTOR[5:])
-    log.append([replace(record(), vector=vector, status=Status.INVALID_FEATURES, churn_probability=None)])
-    frame, _ = log.read(FIRST, LAST)
+    log.append([replace(record(), predictions=[Prediction(7, Status.INVALID_FEATURES, vector=vector)])])
+    frame, _ = read_predictions(tmp_path, FIRST, LAST)
     assert str(frame[list(FEATURE_NAMES)].to_numpy()[0].tolist()) == str(list(vector))
     assert math.isnan(frame.loc[0, "churn_probability"])
     log.close()
@@ -102,11 +78,9 @@ def test_nulls_and_infinities_of_a_vector_survive(tmp_path: Path) -> None:
 
 def test_an_unknown_user_has_no_vector_and_no_probability(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
-    unknown = replace(
-        record(), status=Status.NOT_FOUND, vector=None, churn_probability=None, features_as_of=None, user_id=1
-    )
+    unknown = replace(record(), predictions=[Prediction(1, Status.NOT_FOUND)])
     log.append([unknown])
-    frame, skipped = log.read(FIRST, LAST)
+    frame, skipped = read_predictions(tmp_path, FIRST, LAST)
     assert skipped == 0
     assert frame[["features_as_of", "churn_probability", *FEATURE_NAMES]].isna().all(axis=None)
     log.close()
@@ -123,7 +97,7 @@ def test_the_window_is_closed_on_the_left_and_open_on_the_right(tmp_path: Path) 
     log = PredictionLog(tmp_path)
     second = timedelta(seconds=1)
     log.append([record(str(shift), at=NOON + shift * second) for shift in (2, 0, -1, 1)])
-    frame, _ = log.read(NOON, NOON + 2 * second)
+    frame, _ = read_predictions(tmp_path, NOON, NOON + 2 * second)
     assert frame["request_id"].tolist() == ["0", "1"]
     log.close()
 
@@ -167,18 +141,48 @@ def test_garbage_between_records_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_a_record_of_a_newer_schema_is_skipped_and_counted(tmp_path: Path) -> None:
-    from zlib import crc32
-
-    body = encode(record())[:-1].replace(b'"schema_version": 1', b'"schema_version": 2')
-    head = body[: body.index(b', "crc"')]
-    (tmp_path / "x.jsonl").write_bytes(head + b', "crc": "%08x"}\n' % crc32(head))
+    body = encode(record())[:-1].replace(b'"schema_version":2', b'"schema_version":3')
+    head = body[: body.index(b',"crc"')]
+    (tmp_path / "x.jsonl").write_bytes(head + b',"crc":"%08x"}\n' % crc32(head))
     assert logged(tmp_path) == ([], 1)
 
 
-def test_every_line_is_plain_json() -> None:
+def test_every_line_is_plain_json_and_its_vectors_are_base64() -> None:
     fields = json.loads(encode(record()))
-    assert fields["schema_version"] == 1
-    assert fields["features"]["days_since_signup"] == 0.0
+    assert fields["schema_version"] == 2
+    assert (fields["user_id"], fields["churn_probability"]) == ([7], [0.30000000000000004])
+    assert fields["features"] == list(FEATURE_NAMES)
+    assert np.frombuffer(b64decode(fields["vector"][0])).tolist() == list(VECTOR)
+
+
+def test_a_line_of_schema_1_is_still_read(tmp_path: Path) -> None:
+    fields = {
+        "schema_version": 1,
+        "request_id": "old",
+        "predicted_at": "2011-10-10T12:00:00+00:00",
+        "source": "id",
+        "user_id": "u7",
+        "status": "invalid_features",
+        "churn_probability": None,
+        "model_version": "3",
+        "model_digest": "d",
+        "feature_service": "churn_v1",
+        "features_as_of": "2011-10-09T12:00:00+00:00",
+        "latency_ms": 1.5,
+        "features": {"days_since_signup": "inf", "total_spent": None, "total_orders": 2.0},
+    }
+    body = json.dumps(fields).encode()[:-1]
+    (tmp_path / "x.jsonl").write_bytes(body + b', "crc": "%08x"}\n' % crc32(body) + encode(record("new")))
+    frame, skipped = read_predictions(tmp_path, FIRST, LAST)
+    assert (frame["request_id"].tolist(), skipped) == (["old", "new"], 0)
+    old = frame.loc[0]
+    assert (old["user_id"], old["days_since_signup"], old["latency_ms"], old["variant"]) == (
+        "u7",
+        math.inf,
+        1.5,
+        "champion",
+    )
+    assert math.isnan(old["total_spent"]) and frame.loc[1, "total_spent"] == VECTOR[FEATURE_NAMES.index("total_spent")]
 
 
 # -- durability ------------------------------------------------------------------------------------------------
@@ -191,7 +195,7 @@ import resource, signal, sys
 from pathlib import Path
 from churn.errors import Unavailable
 from churn.stores.prediction_log import PredictionLog
-from tests.stores.test_prediction_log import record
+from tests.stores.log_records import record
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 log = PredictionLog(folder)
 log.append([record("before")])

@@ -12,12 +12,14 @@ import pytest
 
 from churn.core.drift_rules import DriftPolicy
 from churn.domain.ports import Window
+from churn.domain.predictions import Prediction, Status
 from churn.domain.records import PredictionRecord
 from churn.domain.schema import FEATURE_NAMES
 from churn.errors import NotReady
 from churn.jobs.monitor import MonitorResult, MonitorStores, monitor, recent
 from churn.stores.drift_reports import EvidentlyReports
 from churn.stores.prediction_log import PredictionLog
+from churn.wiring import LoggedPredictions
 from tests.drift_rows import END, START, feature_rows, logged
 
 WINDOW = Window(START, END)
@@ -165,7 +167,10 @@ def test_records_of_the_real_log_are_understood(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path / "predictions")
     log.append([record(place, row) for place, row in enumerate(feature_rows(300, seed=1).to_dict("records"))])
     log.close()
-    parts = MonitorStores(log, Registry(feature_rows(2000, seed=0)), EvidentlyReports(tmp_path / "reports"))
+    logged_predictions = LoggedPredictions(tmp_path / "predictions")
+    parts = MonitorStores(
+        logged_predictions, Registry(feature_rows(2000, seed=0)), EvidentlyReports(tmp_path / "reports")
+    )
 
     result = monitor(WINDOW, parts, POLICY)
 
@@ -177,19 +182,17 @@ def test_records_of_the_real_log_are_understood(tmp_path: Path) -> None:
 def record(place: int, row: dict[str, float]) -> PredictionRecord:
     """The answer for one user; the first one is unknown."""
     known = place > 0
+    vector = tuple(row[name] for name in FEATURE_NAMES)
+    answer = Prediction(place, Status.OK, row["churn_probability"], START, vector)
     return PredictionRecord(
         request_id=f"r{place}",
         predicted_at=START + timedelta(seconds=place),
         source="id",
-        user_id=place,
-        status="ok" if known else "not_found",
-        churn_probability=row["churn_probability"] if known else None,
+        predictions=[answer if known else Prediction(place, Status.NOT_FOUND)],
         model_version="3",
         model_digest="d" * 64,
         feature_service="churn_v1",
         features=FEATURE_NAMES,
-        vector=tuple(row[name] for name in FEATURE_NAMES) if known else None,
-        features_as_of=START if known else None,
         latency_ms=2.0,
     )
 

@@ -12,7 +12,7 @@ from churn.domain.access import ApiKey
 from churn.domain.artifacts import Pointer, StagingStatus
 from churn.domain.ledger import History, Kind
 from churn.domain.predictions import FeatureRow, UserId
-from churn.domain.records import PredictionRecord
+from churn.domain.records import LogState, PredictionRecord
 from churn.domain.versions import ModelVersion, TrainingRecord
 from churn.domain.windows import cutoff_name
 
@@ -104,9 +104,13 @@ class PredictionSink(Protocol):
     """Where the service puts its prediction records."""
 
     def append(self, records: Sequence[PredictionRecord]) -> None:
-        """All records are on disk on return, or Unavailable is raised."""
+        """All records are on disk on return, or within a second if the log is buffered; else raises Unavailable."""
 
-    def close(self) -> None: ...
+    def state(self) -> LogState:
+        """How the log fares."""
+
+    def close(self) -> None:
+        """Brings what waits to the disk; raises Unavailable."""
 
 
 # -- training and promotion ------------------------------------------------------------------------------------
