@@ -28,7 +28,8 @@ def check_problem(answer: httpx.Response, status: int, code: str) -> str:
     """The answer's detail, once everything else about it is as documented."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     body = answer.json()
-    assert set(body) == PROBLEM_KEYS
+    assert set(body) - {"error"} == PROBLEM_KEYS
+    assert body.get("error", body["detail"]) == body["detail"]
     assert (body["status"], body["code"]) == (status, code)
     assert body["type"] == f"urn:churn:problem:{code}"
     assert body["request_id"] == answer.headers["X-Request-ID"]

@@ -60,7 +60,8 @@ def test_reasons_change_nothing_else_in_the_answer_or_the_log(served: Site, clie
     assert plain == client.post("/v1/score", json={**asked, "explain": False}).json()["predictions"]
     assert plain == [{name: value for name, value in each.items() if name != "explanation"} for each in explained]
     unasked, asked_for = served.log()[:3], served.log()[3:6]
-    varying = {"request_id", "latency_ms"}
+    varying = {"request_id", "latency_ms", "flags"}
+    assert [each["flags"] for each in (*unasked, *asked_for)] == 3 * [""] + 3 * ["explained"]
     for before, after in zip(unasked, asked_for, strict=True):
         assert repr({**before, **dict.fromkeys(varying)}) == repr({**after, **dict.fromkeys(varying)})
 

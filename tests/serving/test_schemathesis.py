@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from churn.domain.access import Scope
+from churn.stores.api_keys import KeyFile
 from serving import openapi
 from serving.app import ROUTES, create_app
 from tests.serving.conftest import Site, serving
@@ -19,9 +22,11 @@ from tests.serving.conftest import Site, serving
 LONG = int(os.environ.get("FUZZ_SECONDS", "0"))
 BOUNDS = ["--max-time", str(LONG), "--max-examples", "100000"] if LONG else ["--max-time", "20", "--max-examples", "20"]
 SEED = "20111010"
-# What a schema cannot say: of which kind a deployment's ids are, and that a tensor's data must fill its shape.
+# What a schema cannot say: of which kind a deployment's ids are, that an Idempotency-Key belongs to one request, and
+# that a tensor's data must fill its shape.
 UNSAID = {
     "POST /v1/score": [422],
+    "POST /v1/score/features": [422],
     "GET /v1/users/{user_id}/score": [422],
     "POST /v2/models/{model}/infer": [400, 422],
     "POST /v2/models/{model}/versions/{version}/infer": [400, 422],
@@ -42,11 +47,11 @@ def configuration(*, down: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fuzz(address: str, folder: Path, *, down: bool) -> subprocess.CompletedProcess[str]:
+def fuzz(address: str, key: str, folder: Path, *, down: bool) -> subprocess.CompletedProcess[str]:
     (folder / "schemathesis.toml").write_text(configuration(down=down))
-    options = ["--url", address, "--checks", "all", "--seed", SEED, "--no-color", *BOUNDS]
+    options = ["--url", address, "--header", f"Authorization: Bearer {key}", "--seed", SEED, "--no-color", *BOUNDS]
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, "run", str(openapi.PATH), *options],
+        [sys.executable, "-c", COMMAND, "run", str(openapi.PATH), "--checks", "all", *options],
         check=False,
         capture_output=True,
         text=True,
@@ -59,7 +64,9 @@ def fuzz(address: str, folder: Path, *, down: bool) -> subprocess.CompletedProce
 def test_every_answer_is_one_that_the_document_promises(down: bool, site: Site, tmp_path: Path) -> None:
     site.promote(version="3")  # the version of the document's examples
     site.online.down = down
-    with serving(create_app(site.parts)) as address:
-        done = fuzz(address, tmp_path, down=down)
+    keys = KeyFile(tmp_path / "keys.json")
+    key = keys.add("fuzz", frozenset(Scope))
+    with serving(create_app(replace(site.parts, keys=keys))) as address:
+        done = fuzz(address, key, tmp_path, down=down)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ROUTES)}/{len(ROUTES)}" in done.stdout, "some routes were left out"

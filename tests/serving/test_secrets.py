@@ -88,6 +88,11 @@ def all_kinds_of_requests(session: Session) -> None:
     for user in (POISON, DOWN, FROZEN):
         ask("GET", f"/v1/users/{user}/score")
         ask("POST", "/v1/score", json={"user_ids": [user]})
+    ids = [{"name": "user_id", "datatype": "BYTES", "shape": [1], "data": [UNKNOWN]}]
+    ask("POST", "/v2/models/churn_prediction/infer", json={"inputs": ids})
+    ask("POST", f"/v2/models/{PERSON}/infer", json={"inputs": ids})
+    for user in (PERSON, UNKNOWN):
+        ask("POST", "/v1/score", json={"user_ids": [user]}, headers={"Idempotency-Key": TYPED})
     for key in ("wrong", "revoked", "metrics", "slow", "slow"):
         ask("GET", f"/v1/users/{PERSON}/score", key)
 

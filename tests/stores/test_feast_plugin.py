@@ -16,13 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from feast import FeatureStore
-from feast.types import Float64, String
 
 from churn.domain.predictions import FeatureRow, UserId
 from churn.domain.schema import FEATURE_NAMES, FEATURE_VIEW, JOIN_KEY
 from churn.errors import BadInput, Mismatch, NotReady, Refused
-from churn.stores.feature_store import Features, FeatureStoreConfig
+from churn.stores.feature_store import Features, FeatureStore, FeatureStoreConfig
 from churn.stores.online.feast_plugin import ChurnOnlineStore
 from churn.stores.online.packed import user_key
 from churn.stores.online.store import OnlineStore, micros, open_table
@@ -137,6 +135,7 @@ def test_what_feast_writes_is_read_by_the_service_and_a_late_row_is_left_out(sto
     assert row.vector[FEATURE_NAMES.index("total_spent")] == 3.5
 
 
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis 12 on DuckDB 2
 def test_feasts_own_materialize_keeps_to_the_order_too(store: Features) -> None:
     write_export(store.config.home, rows(store, NOVEMBER))
     fs = feast(store)
@@ -169,6 +168,8 @@ def test_definitions_that_are_torn_down_take_their_rows_along(store: Features) -
 
 
 def test_a_view_with_other_types_is_refused_when_it_is_applied() -> None:
+    from feast.types import Float64, String  # late: Feast may only be imported by way of our store, which tames it
+
     fields = [SimpleNamespace(name="spent", dtype=Float64), SimpleNamespace(name="tier", dtype=String)]
     view = SimpleNamespace(name="tiers", features=fields)
     with pytest.raises(BadInput, match="feature view tiers: tier cannot be packed"):
@@ -176,6 +177,8 @@ def test_a_view_with_other_types_is_refused_when_it_is_applied() -> None:
 
 
 def test_a_row_that_lacks_features_is_refused() -> None:
+    from feast.types import Float64
+
     view = SimpleNamespace(name="pair", features=[SimpleNamespace(name=name, dtype=Float64) for name in "ab"])
     config = SimpleNamespace(online_store=SimpleNamespace(home="/nowhere", redis_address=""))
     with pytest.raises(BadInput, match="features are missing: a, b"):
