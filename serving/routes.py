@@ -292,7 +292,7 @@ ROUTES = (
         "/v1/users/{user_id}/score",
         score_user,
         messages.UserScored,
-        problems=("user_not_found", "invalid_request", *READ),
+        problems=("user_not_found", "body_too_large", "request_timeout", "invalid_request", *READ),
         scope=Scope.SCORE,
     ),
     Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",), scope=Scope.SCORE),
