@@ -67,8 +67,8 @@ asked for.
 |---|---|---|---|
 """
 ERRORS = f"""
-Every error is `{PROBLEM_TYPE}` (RFC 9457): `type`, `title`, `status`, `detail`, `code`, `request_id`; below `/v2` also
-`error`. Programs branch on `code`. No detail repeats what was sent.
+Every error is `{PROBLEM_TYPE}` (RFC 9457): `type`, `title`, `status`, `detail`, `code`, `request_id`; below
+`/v2` also `error`. Programs branch on `code`. No detail repeats what was sent.
 
 | status | code | meaning | come back after |
 |---|---|---|---|
