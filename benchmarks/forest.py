@@ -23,10 +23,11 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 
+from benchmarks.figures import Figure, at_least, at_most, run, size
 from churn.core.forest import forest_members, forest_predictor
 from churn.domain.schema import FEATURE_NAMES, FEATURES
 
-TREES, GROWN_ON, ASKED = 200, 40_000, 10_000
+TREES, GROWN_ON, ASKED = size("TREES", 200), 40_000, 10_000
 SIZES = {1: 1_000, 10: 300, 100: 100, 1_000: 20, 10_000: 5}  # rows of a call, and how many calls
 IDLE = FEATURE_NAMES.index("days_since_last_activity")
 Vectors = NDArray[np.float64]
