@@ -24,7 +24,12 @@ def draw(runs: Mapping[tuple[str, str], Run]) -> None:
         for (who, name), found in runs.items():
             if name.startswith(f"{store} open"):
                 _line(panel, f"{who}, {found.rate:,.0f} req/s", found, plain=who != "ours")
-        panel.set(title=f"One user by id, {store}, log sync", xlabel="ms since the request was due", xscale="log", yscale="log")
+        panel.set(
+            title=f"One user by id, {store}, log sync",
+            xlabel="ms since the request was due",
+            xscale="log",
+            yscale="log",
+        )
         panel.set_ylim(0.001, 1)
         panel.grid(visible=True, alpha=0.3)
         panel.legend(fontsize=8)

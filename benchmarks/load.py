@@ -141,20 +141,21 @@ def drive(plan: Plan) -> Run:
 def _answers(plan: Plan, lines: Sequence[_Line], started: float) -> Iterator[tuple[float, int, float]]:
     """(when due, status, latency) of every request that was due before the end."""
     end = started + plan.warm_seconds + plan.seconds
-    dues = iter(_schedule(plan, started))
+    dues = None if plan.rate is None else _schedule(plan.rate, started, end)
     requests = itertools.cycle(plan.requests)
     # Taken in turn: a connection that stays idle for seconds is closed by the service.
     free, busy = deque(lines), {}
-    due = next(dues, end)
+    due = next(dues, end) if dues else started
     while busy or due < end:
         now = time.perf_counter()
         assert now < end + PATIENCE_SECONDS, "the service cannot keep up with the plan"
+        due = due if dues else min(now, end)
         while free and due <= now and due < end:
             line = free.popleft()
-            line.send(next(requests), due or now)
+            line.send(next(requests), due)
             busy[line.socket.fileno()] = line
-            due = next(dues, end) if plan.rate or now < end else end
-        wait = due - now if free and due < end else PATIENCE_SECONDS
+            due = next(dues, end) if dues else now
+        wait = due - now if due < end and free else PATIENCE_SECONDS * bool(busy)
         for number in select.select(list(busy), [], [], max(wait, 0.0))[0]:
             status = busy[number].answer()
             if status is not None:
@@ -163,11 +164,10 @@ def _answers(plan: Plan, lines: Sequence[_Line], started: float) -> Iterator[tup
                 free.append(line)
 
 
-def _schedule(plan: Plan, started: float) -> Iterator[float] | list[float]:
-    """When requests are due; 0 means at once."""
-    if plan.rate is None:
-        return itertools.repeat(0.0)
-    whole = plan.warm_seconds + plan.seconds
-    gaps = np.random.default_rng(1).exponential(1 / plan.rate, int(whole * plan.rate * 1.2) + 100)
-    moments = started + np.cumsum(gaps)
-    return list(moments[moments < started + whole].tolist())
+def _schedule(rate: float, started: float, end: float) -> Iterator[float]:
+    """When requests are due: a Poisson process, the same in every run."""
+    draw = np.random.default_rng(1)
+    moment = started + draw.exponential(1 / rate)
+    while moment < end:
+        yield moment
+        moment += draw.exponential(1 / rate)

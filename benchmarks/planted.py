@@ -1,6 +1,6 @@
 """A deployment without its river: an export of random users, the same online, a forest of the shipped shape, served.
 
-    python -m benchmarks.planted PORT     serves the deployment in CHURN_HOME; see `service`
+python -m benchmarks.planted PORT     serves the deployment in CHURN_HOME; see `service`
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def plant(home: Path, users: int, files: Files, options: Mapping[str, str] | Non
 
     given = {"mode": "development", "clock": NOW.isoformat(), "mlflow_tracking_uri": f"sqlite:///{home / 'mlflow.db'}"}
     home.mkdir(parents=True)
-    (home / "churn.toml").write_text("".join(f'{name} = "{text}"\n' for name, text in {**given, **(options or {})}.items()))
+    (home / "churn.toml").write_text(
+        "".join(f'{name} = "{text}"\n' for name, text in {**given, **(options or {})}.items())
+    )
     settings = load_settings({}, home=home)
     river.simulate(settings, users=20, days=60, seed=1, folder="")  # only for the snapshot, which knows the type of ids
     sources = {name: str(home / "shop" / f"{name}.parquet") for name in SHOP_TABLES}

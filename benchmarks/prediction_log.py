@@ -22,8 +22,8 @@ from threading import Lock, Thread
 from benchmarks.figures import Figure, run, seconds, size
 from benchmarks.planted import CUTOFF, NOW, eligible
 from benchmarks.steps import measured
-from churn.domain.predictions import Prediction, Status
 from churn.domain.ports import PredictionSink
+from churn.domain.predictions import Prediction, Status
 from churn.domain.records import PredictionRecord
 from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 from churn.errors import Unavailable
@@ -63,9 +63,9 @@ def _writers(writers: int) -> str:
 
 
 def _compaction(folder: Path) -> Iterator[Figure]:
-    fill(folder)
+    fill(folder, COMPACTED)
     size_before = _size(folder)
-    done = measured(compacted, folder)
+    done = measured(compacted, folder, COMPACTED)
     yield Figure(f"compaction of {COMPACTED:,} records", COMPACTED / done.seconds, "records/s")
     yield Figure("compaction, peak memory", done.peak_gb, "GB")
     yield Figure("a record in a segment", size_before / COMPACTED, "bytes")
@@ -145,19 +145,19 @@ def sync_ms(home: Path) -> float:
     return median(times) * 1000
 
 
-def fill(folder: Path) -> None:
-    """Finished segments of yesterday."""
+def fill(folder: Path, wanted: int) -> None:
+    """Finished segments of yesterday with so many records."""
     log = PredictionLog(folder, now=lambda: YESTERDAY)
-    for start in range(0, COMPACTED, USERS):
-        log.append(records(start, YESTERDAY)[: COMPACTED - start])
+    for start in range(0, wanted, USERS):
+        log.append(records(start, YESTERDAY)[: wanted - start])
     log.close()
 
 
-def compacted(folder: Path) -> None:
+def compacted(folder: Path, wanted: int) -> None:
     from churn.stores.prediction_log.compaction import compact
 
     (day,) = compact(folder, datetime.now(UTC).date())
-    assert (day.predictions, day.damaged) == (COMPACTED, 0)
+    assert (day.predictions, day.damaged) == (wanted, 0)
 
 
 def main() -> None:

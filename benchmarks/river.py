@@ -1,33 +1,27 @@
-"""`make bench`: time and memory of each step on a simulated shop -> docs/benchmarks.md, build/bench.json.
+"""Time and memory of each step of the river on a simulated shop -> docs/benchmarks.md.
 
-100,000 users over two years and 12 monthly cutoffs, or what BENCH_USERS says. Every step runs in a process of
-its own, so that its peak memory is its own. Rivals run in the same run on the same tables.
+    python -m benchmarks.river     # BENCH_USERS=10000 for fewer than 100,000
+
+Users over two years and 12 monthly cutoffs. Every step runs in a process of its own, so that its peak memory is its
+own. Rivals run in the same run on the same tables.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import platform
-import resource
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from benchmarks.figures import Figure, run, size
+from benchmarks.steps import measured
 from churn.domain.windows import cutoff_name
 from churn.settings import Settings, load_settings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-USERS = int(os.environ.get("BENCH_USERS", "100000"))
+USERS = size("USERS", 100_000)
 CUTOFFS = [datetime(2024 + month // 12, month % 12 + 1, 1, tzinfo=UTC) for month in range(11, 23)]
 NEWEST = CUTOFFS[-1].isoformat()  # "now" for those who read features: they are fresh
 SEED_SAMPLE = 200
@@ -36,48 +30,11 @@ REQUESTS = 500
 TABLES = {"orders": "orders", "users": "users", "user_sessions": "user_sessions"}
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure. `ratio` is ours over the rival's in the sense that more is better, None without a rival."""
-
-    name: str
-    value: float
-    unit: str
-    rival: str = ""
-    ratio: float | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a step returned, how long it took, and the peak memory of its process in GB."""
-
-    result: Any
-    seconds: float
-    peak_gb: float
-
-
-def main() -> None:
-    console = Console(stderr=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        figures = list(run(Path(scratch), console))
-    _write(REPOSITORY / "build" / "bench.json", json.dumps([asdict(figure) for figure in figures], indent=1))
-    _write(REPOSITORY / "docs" / "benchmarks.md", page(figures))
-    console.print("docs/benchmarks.md, build/bench.json")
-
-
-def run(home: Path, console: Console) -> list[Figure]:
-    """Every step of the river in order; prints each figure as it is measured."""
-    figures: list[Figure] = []
-
-    def note(*new: Figure) -> None:
-        figures.extend(new)
-        for figure in new:
-            console.print(f"{figure.name}: {figure.value:,.4g} {figure.unit} {_ratio_text(figure)}")
-
-    note(*_steps_of_build(home, note))
-    note(*_training(home))
-    note(*_serving(home))
-    return figures
+def measure(home: Path) -> Iterator[Figure]:
+    """Every step of the river in order."""
+    yield from _steps_of_build(home)
+    yield from _training(home)
+    yield from _serving(home)
 
 
 # -- steps, each run in a process of its own ---------------------------------------------------------------------------
@@ -276,95 +233,53 @@ def _asked(connection: Any, user: int) -> float:
 # -- from steps to figures ---------------------------------------------------------------------------------------------
 
 
-def _steps_of_build(home: Path, note: Callable[..., None]) -> list[Figure]:
+def _steps_of_build(home: Path) -> Iterator[Figure]:
     small = home / "small"
     events_small, events = measured(simulate, small, USERS // 4).result, measured(simulate, home, USERS)
-    note(Figure("simulate", events.seconds, "s"), Figure("events", events.result, "rows"))
+    yield Figure(f"simulate {USERS:,} users", events.seconds, "s")
+    yield Figure("events", events.result, "rows")
     measured(ingest, small)
     ingested = measured(ingest, home)
-    note(Figure("ingest", ingested.seconds, "s"), Figure("ingest peak memory", ingested.peak_gb, "GB"))
+    yield Figure("ingest", ingested.seconds, "s")
+    yield Figure("ingest peak memory", ingested.peak_gb, "GB")
     quarter, whole = measured(build, small), measured(build, home)
     per_user = measured(seed_way, home).result
     rows = USERS * len(CUTOFFS)
     growth = (whole.result / events.result) / (quarter.result / events_small)
     slow = f"pandas apply, {SEED_SAMPLE} users measured: {per_user * rows / 3600:.1f} h for all"
-    return [
-        Figure("build-features", whole.result, "s", slow, per_user * rows / whole.result),
-        Figure("build-features peak memory", whole.peak_gb, "GB"),
-        Figure("build-features growth", growth, "x time per event, against a quarter of the users"),
-    ]
+    yield Figure("build-features", whole.result, "s", slow, per_user * rows / whole.result)
+    yield Figure("build-features peak memory", whole.peak_gb, "GB")
+    yield Figure("build-features growth", growth, "x time per event, against a quarter of the users")
 
 
-def _training(home: Path) -> list[Figure]:
+def _training(home: Path) -> Iterator[Figure]:
     online = measured(materialize, home)
     (rows, ours), by_hand = measured(training_set, home).result, measured(asof_by_hand, home).result
     peak = measured(training_set, home).peak_gb
     fitted = measured(fit, home)
-    return [
-        Figure("materialize (Feast, SQLite)", USERS / online.result, "users/s"),
-        Figure("materialize peak memory", online.peak_gb, "GB"),
-        Figure(f"training set, {rows:,} rows", ours, "s", f"DuckDB ASOF join by hand: {by_hand:.1f} s", by_hand / ours),
-        Figure("training set peak memory", peak, "GB"),
-        Figure(f"fit, {fitted.result[0]:,} rows", fitted.result[1], "s"),
-    ]
+    yield Figure("materialize, SQLite", USERS / online.result, "users/s")
+    yield Figure("materialize peak memory", online.peak_gb, "GB")
+    yield Figure(
+        f"training set, {rows:,} rows", ours, "s", f"DuckDB ASOF join by hand: {by_hand:.1f} s", by_hand / ours
+    )
+    yield Figure("training set peak memory", peak, "GB")
+    yield Figure(f"fit, {fitted.result[0]:,} rows", fitted.result[1], "s")
 
 
-def _serving(home: Path) -> list[Figure]:
+def _serving(home: Path) -> Iterator[Figure]:
     trained = measured(train_and_promote, home)
     scored = measured(score, home)
     median, tail = measured(one_request, home).result
-    return [
-        Figure("train and promote, all of it", trained.seconds, "s"),
-        Figure("train peak memory", trained.peak_gb, "GB"),
-        Figure(f"score, {scored.result[0]:,} eligible users of {USERS:,}", scored.result[1], "s"),
-        Figure("score peak memory", scored.peak_gb, "GB"),
-        Figure("one request, median", median, "ms"),
-        Figure("one request, p99", tail, "ms"),
-    ]
+    yield Figure("train and promote, all of it", trained.seconds, "s")
+    yield Figure("train peak memory", trained.peak_gb, "GB")
+    yield Figure(f"score, {scored.result[0]:,} eligible users of {USERS:,}", scored.result[1], "s")
+    yield Figure("score peak memory", scored.peak_gb, "GB")
+    yield Figure("one request, median", median, "ms")
+    yield Figure("one request, p99", tail, "ms")
 
 
-def measured(step: Callable[..., Any], *arguments: Any) -> Measured:
-    """Run a step in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_in_child, step, arguments).result()
-
-
-def _in_child(step: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
-    started = time.monotonic()
-    result = step(*arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return Measured(result, time.monotonic() - started, peak)
-
-
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-
-def page(figures: list[Figure]) -> str:
-    """docs/benchmarks.md."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Written by `make bench`: {USERS:,} simulated users over two years, {len(CUTOFFS)} monthly cutoffs, on"
-        f" {os.cpu_count()} cores and {memory:.0f} GB ({platform.machine()}, Python {platform.python_version()})."
-        " A shared machine: read ratios, not third digits. A ratio is the rival's time over ours.",
-        "",
-        "| figure | value | rival | ratio |",
-        "|---|---|---|---|",
-    ]
-    for figure in figures:
-        ratio = "" if figure.ratio is None else f"{figure.ratio:,.2f}"
-        lines.append(f"| {figure.name} | {figure.value:,.4g} {figure.unit} | {figure.rival} | {ratio} |")
-    return "\n".join(lines)
-
-
-def _ratio_text(figure: Figure) -> str:
-    return "" if figure.ratio is None else f"({figure.ratio:,.2f} times {figure.rival})"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.rstrip("\n") + "\n")
+def main() -> None:
+    run("river", measure)
 
 
 if __name__ == "__main__":

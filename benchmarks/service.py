@@ -1,6 +1,6 @@
 """One service worker on one core beside its rivals on the same core; the load comes from another process and core.
 
-    python -m benchmarks.service     # BENCH_SECONDS=2 for shorter runs, BENCH_SERVED_USERS, BENCH_TREES for smaller ones
+    python -m benchmarks.service     # BENCH_SECONDS, BENCH_SERVED_USERS and BENCH_TREES make it smaller
 
 Closed loop with 8 connections, then an open loop at shares of the rate that this found. Redis runs on the load's core.
 Stages are timed in a process without HTTP, with the deployment's own parts, on the service's core.
@@ -22,7 +22,7 @@ from benchmarks.forest import fitted
 from benchmarks.latency_plot import draw
 from benchmarks.load import Plan, Run, asked, get, post
 from benchmarks.planted import Files, eligible, export_of, model_files, plant, service
-from benchmarks.steps import LOAD_CORE, SERVICE_CORE, measured
+from benchmarks.steps import SERVICE_CORE, measured
 from churn.domain.schema import FEATURE_NAMES
 from churn.domain.versions import MODEL_FILE
 from churn.settings import Settings, load_settings
@@ -145,10 +145,14 @@ def _vectors(site: Site) -> Iterator[Figure]:
         yield Figure(
             f"one vector, log {log}", found.rate, "req/s", told, found.rate / theirs.rate, at_least(30), "ratio"
         )
-        yield Figure(f"one vector, log {log}, p50", found.ms(0.5), "ms", _halved(theirs), theirs.ms(0.5) / found.ms(0.5))
+        yield Figure(
+            f"one vector, log {log}, p50", found.ms(0.5), "ms", _halved(theirs), theirs.ms(0.5) / found.ms(0.5)
+        )
         yield Figure(f"one vector, log {log}, p99", found.ms(0.99), "ms")
         share = found.rate / empty.rate
-        yield Figure(f"one vector, log {log}, of an empty route", share, "share", _rated(empty, EMPTY), share, at_least(0.5))
+        yield Figure(
+            f"one vector, log {log}, of an empty route", share, "share", _rated(empty, EMPTY), share, at_least(0.5)
+        )
 
 
 def _rivals(site: Site, store: str, address: str) -> Iterator[Figure]:
@@ -191,10 +195,18 @@ def _one_user(site: Site, name: str, store: str, found: Run) -> Iterator[Figure]
     plain, feast = site.runs[PLAIN, store], site.runs[FEAST, store]
     yield Figure(name, found.rate, "req/s", goal=at_least(1_500))
     yield Figure(
-        f"{name}, against plain", found.rate, "req/s", _rated(plain, PLAIN), found.rate / plain.rate, at_least(10), "ratio"
+        f"{name}, against plain",
+        found.rate,
+        "req/s",
+        _rated(plain, PLAIN),
+        found.rate / plain.rate,
+        at_least(10),
+        "ratio",
     )
     told = f"{_rated(feast, FEAST)}, the read alone"
-    yield Figure(f"{name}, against Feast's server", found.rate, "req/s", told, found.rate / feast.rate, at_least(8), "ratio")
+    yield Figure(
+        f"{name}, against Feast's server", found.rate, "req/s", told, found.rate / feast.rate, at_least(8), "ratio"
+    )
     yield Figure(f"{name}, p50", found.ms(0.5), "ms", _halved(plain), plain.ms(0.5) / found.ms(0.5))
     yield Figure(f"{name}, p99", found.ms(0.99), "ms", goal=at_most(5), histogram=found.histogram())
     yield Figure(f"{name}, answers that were not 200", sum(found.others.values()), "answers", goal=at_most(0))
@@ -213,7 +225,7 @@ def _batches(site: Site, store: str, port: int) -> Iterator[Figure]:
 
 def _open(site: Site, name: str, found: Run, share: float) -> Iterator[Figure]:
     site.runs["ours", name] = found
-    store = name.split()[0]
+    store = name.partition(" ")[0]
     title = f"open loop, {store}, log sync, {found.rate:,.0f} req/s ({share:.0%} of closed)"
     for words, quantile in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
         histogram = found.histogram() if words == "p99" else ()
