@@ -1,8 +1,9 @@
 """The rival: a scoring service as it is usually written on this stack. Feast, pandas, scikit-learn; nothing of churn.
 
 PLAIN_REPOSITORY is a Feast repository, PLAIN_MODEL a skops file, PLAIN_FEATURES its features in order. Written as well
-as its way allows: the store is opened and the feature service looked up once, routes that block run in threads, and
-the array that is scored carries no names for scikit-learn to check. It keeps no log of what it answered.
+as its way allows: the store is opened and the feature service looked up once, and the array that is scored carries no
+names for scikit-learn to check. One user can be asked for in both ways of FastAPI, in a thread and in the event loop:
+which is faster depends on the machine, and the better one counts. It keeps no log of what it answered.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def healthz() -> dict[str, str]:
 
 @app.get("/users/{user_id}/score")
 def score_user(user_id: int) -> Score:
+    return scored([user_id])[0]
+
+
+@app.get("/inline/users/{user_id}/score")
+async def score_user_inline(user_id: int) -> Score:
     return scored([user_id])[0]
 
 

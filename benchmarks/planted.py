@@ -24,7 +24,7 @@ from benchmarks.forest import IDLE, vectors
 from benchmarks.steps import SERVICE_CORE, on_core
 from churn.core.artifact import Card, card_bytes, digest_of, golden_rows
 from churn.core.value import NO_PLAN
-from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURE_VIEW, JOIN_KEY, TIMESTAMP
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURE_VIEW, FEATURES, JOIN_KEY, TIMESTAMP
 from churn.domain.versions import CARD_FILE, MODEL_FILE, MODEL_NAME, TAG_DIGEST, ModelVersion
 from churn.domain.windows import cutoff_name
 from churn.settings import Settings, load_settings
@@ -40,8 +40,9 @@ Files = Mapping[str, bytes]
 
 def eligible(count: int, seed: int) -> NDArray[np.float64]:
     """(count, f) valid vectors of users who get a probability; every tenth cell that may be null is."""
-    rows = vectors(count, seed)
-    rows[:, IDLE] = np.nan_to_num(rows[:, IDLE]) % HORIZON_DAYS
+    lowest = [-np.inf if feature.low is None else feature.low for feature in FEATURES]
+    rows = np.maximum(vectors(count, seed), lowest)
+    rows[:, IDLE] = np.nan_to_num(rows[:, IDLE]) % (HORIZON_DAYS - 1)
     return rows
 
 

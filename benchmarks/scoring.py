@@ -59,7 +59,6 @@ def score_to_parquet(home: Path) -> float:
 
     model = pickle.loads((home / "model.pickle").read_bytes())
     served = ServedModel("1", "", FEATURE_SERVICE, FEATURE_NAMES, HORIZON_DAYS, forest_predictor(model))
-    repository = REPOSITORY / "feature_repo"
     config = FeatureStoreConfig(REPOSITORY / "feature_repo", home, "integer", timedelta(days=HORIZON_DAYS))
     store = Features(config, OnlineStore(open_table(home)))
     started = time.monotonic()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.figures import Figure, at_most, run, size
 from benchmarks.forest import fitted
 from benchmarks.planted import Files, model_files, plant, service, stage
-from benchmarks.steps import LOAD_CORE
+from benchmarks.steps import LOAD_CORE, measured
 from churn.demo import running_service
 from churn.settings import Settings
 
@@ -41,7 +41,9 @@ SLOPE_MB = 5.0  # over all requests and reloads, of some 300: below it nothing g
 def measure(home: Path) -> Iterator[Figure]:
     files = model_files(fitted())
     settings = plant(home / "site", USERS, files)
-    starts = [start_seconds(settings.home) for _ in range(STARTS + 1)][1:]  # the first makes MLflow's database
+    # Before the first start: a service that is stopped while MLflow makes its tables leaves half of them.
+    measured(make_registry, settings)
+    starts = [start_seconds(settings.home) for _ in range(STARTS)]
     feast = import_seconds("feast")
     told = f"`import feast` alone: {feast:.1f} s"
     yield Figure("start to ready, cached model, p50", median(starts), "s", told, None, at_most(5))
@@ -77,6 +79,13 @@ def slope(samples: NDArray[np.float64]) -> float:
     """Growth over as many samples by a line through the second half: in the first, caches and arenas fill."""
     later = samples[len(samples) // 2 :]
     return float(np.polyfit(np.arange(len(later)), later, 1)[0]) * len(samples) if len(later) > 1 else 0.0
+
+
+def make_registry(settings: Settings) -> None:
+    """MLflow's database, as a deployment that has trained has it."""
+    from churn import wiring
+
+    wiring.registry(settings).by_alias("champion")
 
 
 def start_seconds(home: Path) -> float:
