@@ -18,7 +18,7 @@ from churn.domain.records import PredictionRecord, Source
 from churn.errors import ChurnError
 from serving.dependencies import Dependencies
 from serving.errors import KINDS, Problem
-from serving.metrics import Metrics
+from serving.metrics import Metrics, Timed
 from serving.state import ModelWatch
 
 
@@ -48,10 +48,11 @@ class Answer:
 class Scorer:
     """Answers questions. Raises Problem when a part that it needs does not work; then nothing is acknowledged."""
 
-    def __init__(self, dependencies: Dependencies, watch: ModelWatch, metrics: Metrics) -> None:
+    def __init__(self, dependencies: Dependencies, watch: ModelWatch, metrics: Metrics, *, timed: Timed) -> None:
         self._parts = dependencies
         self._watch = watch
         self._metrics = metrics
+        self._timed = timed
 
     def model(self, version: str | None = None) -> ServedModel:
         """The model in service; raises Problem when there is none, or when it is not the version asked for."""
@@ -67,19 +68,23 @@ class Scorer:
         model = self.model(question.version)
         rows = self.read(user_ids)
         now = self._parts.clock()
-        predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
-        return self._acknowledged(_answer(model, predictions, question), "id", question, now)
+        with self._timed("score"):
+            predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
+            answer = _answer(model, predictions, question)
+        return self._acknowledged(answer, "id", question, now)
 
     def vectors(self, to_matrix: Callable[[Sequence[str]], NDArray[np.float64]], question: Question) -> Answer:
         """One prediction for each vector; `to_matrix` gives (n, f) values in the order of the model's features."""
         model = self.model(question.version)
-        predictions = score_vectors(model, to_matrix(model.features))
-        return self._acknowledged(_answer(model, predictions, question), "vector", question, self._parts.clock())
+        with self._timed("score"):
+            answer = _answer(model, score_vectors(model, to_matrix(model.features)), question)
+        return self._acknowledged(answer, "vector", question, self._parts.clock())
 
     def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
         """The users' features, None for unknown ones; raises Problem when the store does not answer."""
         try:
-            return self._parts.online.read(user_ids)
+            with self._timed("read"):
+                return self._parts.online.read(user_ids)
         except ChurnError as error:
             raise Problem("feature_store_unavailable", _read_failure(error)) from error
 
@@ -99,10 +104,11 @@ class Scorer:
             idempotency_key=question.idempotency_key,
         )
         try:
-            self._parts.log.append([record])
+            with self._timed("log"):
+                self._parts.log.append([record])
         except ChurnError as error:
             raise Problem("prediction_log_unavailable") from error
-        self._metrics.answered(answer.predictions)
+        self._metrics.answered(answer.predictions, record.flags, now)
         return answer
 
     def _flags(self, question: Question) -> tuple[str, ...]:

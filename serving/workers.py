@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -24,8 +26,8 @@ class Workers:
     """`threads` threads; at most `pending` jobs running or waiting; each answered within `seconds`."""
 
     def __init__(self, name: str, *, threads: int, pending: int, seconds: float) -> None:
+        self.name, self.threads, self.limit = name, threads, pending
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._pending = pending
         self._busy = 0
         self._seconds = seconds
         self._threads = [Thread(target=self._work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
@@ -39,14 +41,20 @@ class Workers:
         for _ in self._threads:
             self._jobs.put(None)
 
+    @property
+    def jobs(self) -> int:
+        """Jobs that run or wait."""
+        return self._busy
+
     async def run(self, job: Callable[[], Result]) -> Result:
         """The job's result or exception; raises Problem when too many wait or it takes too long."""
-        if self._busy >= self._pending:
+        if self._busy >= self.limit:
             raise Problem("overloaded")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._busy += 1
-        self._jobs.put((loop, future, job))
+        # The thread says and traces what it does under this request's name.
+        self._jobs.put((loop, future, partial(copy_context().run, job)))
         try:
             async with asyncio.timeout(self._seconds):
                 return await future

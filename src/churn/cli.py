@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 from rich.tree import Tree
 
+from churn import logs
 from churn.domain.access import Scope
 from churn.domain.verdicts import DriftStatus, PromotionVerdict
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
@@ -279,8 +281,9 @@ def serve(
     settings = load_settings(**given)
     check_access(settings)
     is_open = settings.mode == "development"
+    log = _log_of(settings)
     if is_open:
-        err.print("[bold yellow]development mode:[/] no API key is asked for; whoever reaches this machine may ask")
+        log.warning("development mode: no API key is asked for; whoever reaches this machine may ask")
     run_service(
         "serving.app:create_app",
         host=settings.host,
@@ -288,6 +291,12 @@ def serve(
         side_command=[sys.executable, "-m", "churn", "stage"],
         announce=lambda address: out.print(f"serving on {address}{f' (docs: {address}/docs)' if is_open else ''}"),
     )
+
+
+def _log_of(settings: Settings) -> logging.Logger:
+    """The log of a process that runs until it is stopped: lines for programs, except at a developer's terminal."""
+    logs.configure(plain=settings.mode == "development" and sys.stderr.isatty())
+    return logging.getLogger("churn.serve")
 
 
 @keys.command("add")
@@ -331,7 +340,13 @@ def stage() -> None:
     """Follow the alias champion and stage verified versions for the service: its side process."""
     from churn.following import follow_champion
 
-    follow_champion(load_settings(), lambda text: err.print(text, soft_wrap=True))
+    settings = load_settings()
+    log = _log_of(settings)
+    try:
+        follow_champion(settings)
+    except ChurnError as error:  # among the service's lines, where only lines belong
+        log.error("the side process cannot follow the champion: %s", error.message)
+        raise typer.Exit(exit_code(error)) from error
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from churn.errors import Unavailable
 
 _GRACE_SECONDS = 10
 _RESTART_SECONDS = (1.0, 30.0)
+_LOG = logging.getLogger("churn.serve")
 
 
 class SideProcess:
@@ -54,8 +56,11 @@ class SideProcess:
         pause, longest = _RESTART_SECONDS
         while not self._stop.is_set():
             assert self._child is not None and self._child.stdin is not None
-            self._child.wait()
+            code = self._child.wait()
             self._child.stdin.close()
+            if self._stop.is_set():
+                return
+            _LOG.warning("the side process ended with %d; it is started again in %g s", code, pause)
             if self._stop.wait(pause):
                 return
             pause = min(2 * pause, longest)
@@ -87,8 +92,11 @@ def serve(app: str, *, host: str, port: int, side_command: Sequence[str], announ
     with listener, _quiet_end(server):
         side.start()
         try:
-            announce(f"http://{host}:{listener.getsockname()[1]}")
+            address = f"http://{host}:{listener.getsockname()[1]}"
+            announce(address)
+            _LOG.info("serving on %s", address)
             server.run(sockets=[listener])
+            _LOG.info("the service has ended")
         finally:
             side.stop()
 
@@ -97,6 +105,7 @@ def _config(app: str) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=True,
+        log_config=None,  # its messages go where ours do
         log_level="warning",
         access_log=False,
         server_header=False,
