@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.types import Scope
 
@@ -23,9 +24,10 @@ _LOG = logging.getLogger("churn.serving")
 class Observer:
     """Hears of every answer. At most LINES_A_SECOND lines: the next one says how many were left out."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
-        self._bucket = Bucket(LINES_A_SECOND, time.monotonic())
+        self._clock = clock
+        self._bucket = Bucket(LINES_A_SECOND, clock())
         self._left_out = 0
 
     def __call__(self, scope: Scope, status: int, seconds: float) -> None:
@@ -38,7 +40,7 @@ class Observer:
             self._tell(scope, status, seconds)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        if self._bucket.take(time.monotonic()) > 0:
+        if self._bucket.take(self._clock()) > 0:
             self._left_out += 1
             return
         problem: Problem | None = scope["state"].get("problem")
