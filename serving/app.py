@@ -105,6 +105,7 @@ def _api() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     for route in ROUTES:
         app.add_api_route(route.path, _guarded(route), methods=[route.method], **route_options(route))

@@ -6,6 +6,7 @@ A service is one process, so what it exposes is the whole of it; several are sev
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -27,8 +28,8 @@ from prometheus_client.registry import Collector
 
 from churn.core.scoring import ServedModel
 from churn.domain.artifacts import StagingStatus
-from churn.domain.predictions import Prediction, Status
-from churn.domain.records import LogState
+from churn.domain.predictions import Status
+from churn.domain.records import LogState, PredictionRecord
 from serving.errors import KINDS
 
 Stage = Literal["read", "score", "log"]
@@ -123,14 +124,14 @@ class Metrics:
     def problem(self, code: str) -> None:
         self._problems.labels(code).inc()
 
-    def answered(self, predictions: Sequence[Prediction], flags: Iterable[str], now: datetime) -> None:
-        for prediction in predictions:
-            self._predictions.labels(prediction.status.value).inc()
-        for flag in flags:
+    def answered(self, record: PredictionRecord) -> None:
+        for status, count in Counts(each.status for each in record.predictions).items():
+            self._predictions.labels(status.value).inc(count)
+        for flag in record.flags:
             if flag not in NOT_AMISS:
                 self._degraded.labels(flag).inc()
-        if moments := [each.features_as_of for each in predictions if each.features_as_of is not None]:
-            self._ages.observe((now - min(moments)).total_seconds())
+        if moments := [each.features_as_of for each in record.predictions if each.features_as_of is not None]:
+            self._ages.observe((record.predicted_at - min(moments)).total_seconds())
 
     def loaded(self, model: ServedModel, at: float) -> None:
         self._reloads.inc()
