@@ -73,11 +73,11 @@ def from_settings(settings: Settings | None = None) -> Dependencies:
         max_feature_age=settings.max_feature_age,
         model_name=settings.model_name,
         limits=Limits(batch=settings.batch_limit, body_bytes=settings.body_limit_bytes),
-        tracing=_tracing(settings.otel_endpoint),
+        tracing=tracing_of(settings.otel_endpoint),
     )
 
 
-def _tracing(endpoint: str) -> Tracing | None:
+def tracing_of(endpoint: str) -> Tracing | None:
     """Traces to a collector; raises NotReady when what they need is not installed. Loads nothing without one."""
     if not endpoint:
         return None
