@@ -96,7 +96,8 @@ LOOK = """
 import sys, churn.wiring
 from tests.serving.program import create
 create()
-print([name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "serving.tracing"))])
+heavy = ("opentelemetry.sdk", "opentelemetry.exporter", "serving.tracing")
+print([name for name in sys.modules if name.startswith(heavy)])
 """
 
 
