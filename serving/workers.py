@@ -92,11 +92,11 @@ class Workers:
         future: asyncio.Future[Answer] = loop.create_future()
         self._busy += 1
         self._put(_Job(handle, question, loop, future))
+        deadline = loop.call_later(self._seconds, _give_up, future)
         try:
-            async with asyncio.timeout(self._seconds):
-                return await future
-        except TimeoutError as error:
-            raise Problem("deadline_exceeded") from error
+            return await future
+        finally:
+            deadline.cancel()
 
     def _put(self, job: _Job) -> None:
         with self._changed:
@@ -165,9 +165,14 @@ class Workers:
                 job.future.set_result(outcome)
 
 
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(Problem("deadline_exceeded"))
+
+
 def _outcomes(jobs: Sequence[_Job]) -> Sequence[Any]:
     """One outcome for each job; those that waited too long are not asked any more."""
-    wanted = [job for job in jobs if not job.future.cancelled()]
+    wanted = [job for job in jobs if not job.future.done()]
     if not wanted:
         return [None] * len(jobs)
     found = dict(zip(wanted, _asked(wanted), strict=True))
