@@ -62,6 +62,11 @@ class Settings(BaseModel):
         description="Signs verdicts: a secret of 32 characters or more, the same on every host of a deployment;"
         " default: `signing.key` in the deployment's folder, made at the first use",
     )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Secret of an MLflow webhook that wakes the side process, 32 characters or more; not set: the"
+        " service takes no webhooks",
+    )
     mode: Literal["production", "development"] = Field(
         "production",
         description="development: the service asks for no API key, shows /docs, and binds to the loopback only",
@@ -97,9 +102,9 @@ class Settings(BaseModel):
                 raise ValueError(error.message) from error
         return value
 
-    @field_validator("signing_key")
+    @field_validator("signing_key", "webhook_secret")
     @classmethod
-    def _signing_key_is_long(cls, value: SecretStr) -> SecretStr:
+    def _key_is_long(cls, value: SecretStr) -> SecretStr:
         if value and len(value.get_secret_value()) < SHORTEST_KEY:
             raise ValueError(f"a key has at least {SHORTEST_KEY} characters; for example: openssl rand -hex 32")
         return value
