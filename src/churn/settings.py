@@ -77,6 +77,16 @@ class Settings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address the service binds to")
     port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that answer; each also listens at one of the ports after `port`"
+    )
+    drain_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="How long after SIGTERM the service goes on answering, while /readyz says that it is not ready",
+    )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")
     batch_limit: int = Field(1000, ge=1, description="Most user ids or vectors in one request")
     body_limit_bytes: int = Field(2_000_000, ge=1024, description="Largest request body")
