@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving import routes, v2
+from serving import routes, v2, webhooks
 from serving.access import Gate
 from serving.dependencies import Dependencies, from_settings
 from serving.errors import Problem, on_http_exception, on_problem
@@ -36,13 +36,14 @@ _DOCS_POLICY = (
     " style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com;"
     " connect-src 'self'; frame-ancestors 'none'"
 )
-ROUTES = (*routes.ROUTES, *v2.ROUTES)
+_ALWAYS = (*routes.ROUTES, *v2.ROUTES)
+ROUTES = (*_ALWAYS, *webhooks.ROUTES)
 
 
 def create_app(dependencies: Dependencies | None = None) -> FastAPI:
     """The service as an ASGI application; raises ChurnError when the deployment's parts cannot be had."""
     service = _service(dependencies or from_settings())
-    app = _api()
+    app = _api(ROUTES if service.parts.webhook_secret else _ALWAYS)
     app.state.service = service
     if service.parts.keys is None:
         _add_docs(app)
@@ -57,7 +58,7 @@ def create_app(dependencies: Dependencies | None = None) -> FastAPI:
 
 def openapi_document() -> dict[str, Any]:
     """What openapi.json must hold; needs no deployment."""
-    return _api().openapi()
+    return _api(ROUTES).openapi()
 
 
 class _Api(FastAPI):
@@ -104,7 +105,7 @@ def _watch(service: Service) -> None:
     metrics.feature_age_limit(parts.max_feature_age)
 
 
-def _api() -> FastAPI:
+def _api(table: Sequence[Route]) -> FastAPI:
     app = _Api(
         title="churn",
         version=API_VERSION,
@@ -117,7 +118,7 @@ def _api() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.router.route_class = _Plain
-    for route in ROUTES:
+    for route in table:
         app.add_api_route(route.path, _guarded(route), methods=[route.method], **route_options(route))
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)

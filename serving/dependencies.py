@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from churn.core.scoring import ServedModel
 from churn.domain.ports import ApiKeys, Ledger, OnlineFeatures, PredictionSink, UserIdType
 from churn.domain.versions import MODEL_NAME
@@ -40,7 +42,8 @@ class Limits:
 class Dependencies:
     """`clock` says when "now" is (UTC) for the age of features and the time of predictions.
 
-    `keys` None is development: whoever reaches the service may ask it, and it shows /docs. `tracing` None: no traces.
+    `keys` None is development: whoever reaches the service may ask it, and it shows /docs. Without a
+    `webhook_secret` there is no route for webhooks. `tracing` None: no traces.
     """
 
     online: OnlineFeatures
@@ -52,6 +55,7 @@ class Dependencies:
     user_id_type: UserIdType
     keys: ApiKeys | None
     model_name: str = MODEL_NAME
+    webhook_secret: SecretStr = field(default_factory=lambda: SecretStr(""))
     limits: Limits = field(default_factory=Limits)
     tracing: Tracing | None = None
 
@@ -72,6 +76,7 @@ def from_settings(settings: Settings | None = None) -> Dependencies:
         keys=parts.keys,
         max_feature_age=settings.max_feature_age,
         model_name=settings.model_name,
+        webhook_secret=settings.webhook_secret,
         limits=Limits(batch=settings.batch_limit, body_bytes=settings.body_limit_bytes),
         tracing=tracing_of(settings.otel_endpoint),
     )

@@ -291,6 +291,9 @@ def mlflow_server(
     command += ["--backend-store-uri", backend or f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    # It may call the services of tests, which are on the loopback, and knows at once of a webhook.
+    calls = {"ALLOWED_SCHEMES": "http", "ALLOW_PRIVATE_IPS": "true", "CACHE_TTL": "0"}
+    quiet |= {f"MLFLOW_WEBHOOK_{name}": value for name, value in calls.items()}
     env, log = {**quiet, **(env or {})}, folder / "mlflow.log"
     with running(command, ready=lambda: answers(f"{address}/health"), log=log, cwd=folder, env=env):
         yield address

@@ -9,10 +9,11 @@ import getpass
 import ipaddress
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from threading import Event
+from typing import TYPE_CHECKING, Any
 
 from churn import logs, wiring
 from churn.core.history import Stint, served_on, stints
@@ -26,6 +27,10 @@ from churn.jobs.rollback import RollbackParts, RolledBack, roll_back
 from churn.jobs.stage import Following, Staged, StageOutcome, end_with_parent, run
 from churn.settings import Settings
 
+if TYPE_CHECKING:
+    from churn.jobs.serve import Announce
+
+_APP = "serving.app:create_app"
 _LOG = logging.getLogger("churn.staging")
 
 
@@ -47,6 +52,35 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def run_service(settings: Settings, announce: Announce) -> None:
+    """Serves until SIGTERM or SIGINT. Raises NotReady before the first snapshot, Unavailable when a port is taken."""
+    from churn.jobs.serve import serve, serve_by_workers  # only this verb needs a web server
+
+    program = [sys.executable, "-m", "churn"]
+    if settings.workers == 1:
+        serve(_APP, announce=announce, side_command=[*program, "stage"], **_binding(settings))
+        return
+    wiring.raw_tables(settings).current()  # a mistake is told here, once, rather than by each worker again and again
+    serve_by_workers(
+        lambda numbers: [*program, "worker", *map(str, numbers)],
+        workers=settings.workers,
+        side_command=[*program, "stage"],
+        announce=announce,
+        **_binding(settings),
+    )
+
+
+def run_worker(settings: Settings, sockets: Sequence[int]) -> None:
+    """Serves as one of several processes; see jobs.serve."""
+    from churn.jobs.serve import serve_as_worker
+
+    serve_as_worker(_APP, sockets, settings.drain_seconds)
+
+
+def _binding(settings: Settings) -> dict[str, Any]:
+    return {"host": settings.host, "port": settings.port, "drain_seconds": settings.drain_seconds}
 
 
 def follow_champion(settings: Settings) -> None:
