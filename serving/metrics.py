@@ -10,6 +10,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Literal, Protocol
 
 from prometheus_client import (
@@ -73,13 +74,16 @@ class Metrics:
         self._registry.register(self._staging)
 
     def _of_answers(self) -> None:
-        self._seconds = self._histogram(
+        seconds = self._histogram(
             "churn_request_seconds", "Time from the request's arrival to its answer", _SECONDS, "route", "status"
         )
+        # Finding the series of its labels takes as long as the observation itself.
+        self._seconds = cache(lambda route, status: seconds.labels(route, str(status)).observe)
         stages = self._histogram("churn_stage_seconds", "Time of one part of an answer", _STAGE_SECONDS, "stage")
         self._stages = {stage: stages.labels(stage).observe for stage in STAGES}
         self._problems = self._counter("churn_problems", "Errors answered, by code", "code", first=KINDS)
-        self._predictions = self._counter("churn_predictions", "Answered items by status", "status", first=Status)
+        predictions = self._counter("churn_predictions", "Answered items by status", "status", first=Status)
+        self._predictions = {status: predictions.labels(status.value).inc for status in Status}
         self._degraded = self._counter(
             "churn_degraded_answers", "Answers given while something was amiss", "kind", first=["staging_failing"]
         )
@@ -115,7 +119,7 @@ class Metrics:
     # -- what happens ----------------------------------------------------------------------------------------------
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        self._seconds.labels(route, str(status)).observe(seconds)
+        self._seconds(route, status)(seconds)
 
     def timed(self, stage: Stage) -> AbstractContextManager[None]:
         """Observes how long the block takes, whether it ends well or not."""
@@ -126,7 +130,7 @@ class Metrics:
 
     def answered(self, record: PredictionRecord) -> None:
         for status, count in Counts(each.status for each in record.predictions).items():
-            self._predictions.labels(status.value).inc(count)
+            self._predictions[status](count)
         for flag in record.flags:
             if flag not in NOT_AMISS:
                 self._degraded.labels(flag).inc()

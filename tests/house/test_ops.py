@@ -47,6 +47,7 @@ def every_series(site: Site) -> dict[str, set[str]]:
     """Name -> labels of all that a service exposes which answered, failed, and has a refused champion."""
     now, files = NOW, with_card(artifact_files(), newest_label=NOW)
     refused = Refusal("2", "no_verdict", "it carries no verdict")
+    site.promote()
     with site.client() as client:
         (site.home / "cache" / "champion.json").write_text("{")
         assert eventually(lambda: "churn_model_reload_failures_total{" in client.get("/metrics").text)
