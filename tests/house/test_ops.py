@@ -54,7 +54,7 @@ def every_series(site: Site) -> dict[str, set[str]]:
         site.cache.stage(version_of(files), lambda _, folder: written(files, folder))
         site.cache.record_status(StagingStatus(now, now, failing=True, refused=refused))
         assert eventually(lambda: "churn_champion_refused{" in client.get("/metrics").text)
-        assert eventually(lambda: "churn_model_age_seconds " in client.get("/metrics").text)
+        assert eventually(lambda: "\nchurn_model_age_seconds " in client.get("/metrics").text)
         assert client.post("/v1/score", json={"user_ids": [1]}).status_code == 200
         families = list(text_string_to_metric_families(client.get("/metrics").text))
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
