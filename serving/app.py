@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving import routes, v2
+from serving import routes, v2, webhooks
 from serving.access import Gate
 from serving.dependencies import Dependencies, from_settings
 from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
+from serving.observing import Observer
 from serving.openapi import describe, route_options
 from serving.replays import Replays
 from serving.routes import Route, Service, service_of
@@ -35,24 +36,29 @@ _DOCS_POLICY = (
     " style-src 'unsafe-inline' https://cdn.jsdelivr.net; img-src data: https://fastapi.tiangolo.com;"
     " connect-src 'self'; frame-ancestors 'none'"
 )
-ROUTES = (*routes.ROUTES, *v2.ROUTES)
+_ALWAYS = (*routes.ROUTES, *v2.ROUTES)
+ROUTES = (*_ALWAYS, *webhooks.ROUTES)
 
 
 def create_app(dependencies: Dependencies | None = None) -> FastAPI:
     """The service as an ASGI application; raises ChurnError when the deployment's parts cannot be had."""
     service = _service(dependencies or from_settings())
-    app = _api()
+    app = _api(ROUTES if service.parts.webhook_secret else _ALWAYS)
     app.state.service = service
     if service.parts.keys is None:
         _add_docs(app)
     limits = service.parts.limits
-    app.add_middleware(Envelope, observe=service.metrics.request, header_bytes=limits.header_bytes)
+    app.add_middleware(Envelope, observe=Observer(service.metrics), header_bytes=limits.header_bytes)
+    if service.parts.tracing is not None:
+        from serving.tracing import Traced
+
+        app.add_middleware(Traced, tracing=service.parts.tracing)
     return app
 
 
 def openapi_document() -> dict[str, Any]:
     """What openapi.json must hold; needs no deployment."""
-    return _api().openapi()
+    return _api(ROUTES).openapi()
 
 
 class _Api(FastAPI):
@@ -74,21 +80,32 @@ class _Plain(APIRoute):
 
 def _service(parts: Dependencies) -> Service:
     metrics, limits = Metrics(), parts.limits
-    metrics.watch_log(parts.log.state)
     watch = ModelWatch(parts.cache, metrics, TakeUps(parts.ledger, metrics))
-    return Service(
+    timed = parts.tracing.timed(metrics.timed) if parts.tracing else metrics.timed
+    service = Service(
         parts=parts,
         gate=Gate(parts.keys, metrics),
         watch=watch,
         metrics=metrics,
-        scorer=Scorer(parts, watch, metrics),
+        scorer=Scorer(parts, watch, metrics, timed=timed),
         replays=Replays(),
         workers=Workers("score", threads=limits.threads, pending=limits.pending, seconds=limits.answer_seconds),
         prober=Workers("ready", threads=1, pending=4, seconds=limits.ready_seconds),
     )
+    _watch(service)
+    return service
 
 
-def _api() -> FastAPI:
+def _watch(service: Service) -> None:
+    """What is asked of the parts at each scrape."""
+    parts, metrics = service.parts, service.metrics
+    metrics.watch_log(parts.log.state)
+    metrics.watch_workers(service.workers, service.prober)
+    metrics.watch_model_age(service.watch.newest_label, parts.clock)
+    metrics.feature_age_limit(parts.max_feature_age)
+
+
+def _api(table: Sequence[Route]) -> FastAPI:
     app = _Api(
         title="churn",
         version=API_VERSION,
@@ -101,7 +118,7 @@ def _api() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.router.route_class = _Plain
-    for route in ROUTES:
+    for route in table:
         app.add_api_route(route.path, _guarded(route), methods=[route.method], **route_options(route))
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
@@ -148,3 +165,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.workers.stop()
         service.prober.stop()
         service.parts.log.close()
+        if service.parts.tracing is not None:
+            service.parts.tracing.stop()

@@ -31,6 +31,7 @@ KINDS: dict[str, Kind] = {
     "forbidden": Kind(
         403, "The API key does not open this route", challenge='Bearer realm="churn", error="insufficient_scope"'
     ),
+    "webhook_refused": Kind(403, "The webhook does not carry a fresh signature made with the deployment's secret"),
     "no_such_route": Kind(404, "There is no such route"),
     "user_not_found": Kind(404, "There are no features for this user"),
     "no_such_model": Kind(404, "There is no such model, or not in this version"),
@@ -49,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "prediction_log_unavailable": Kind(503, "Predictions cannot be recorded, so none are given", 5),
     "overloaded": Kind(503, "Too many requests are waiting", 1),
     "deadline_exceeded": Kind(503, "The answer took too long", 1),
+    "webhook_not_passed_on": Kind(503, "The side process cannot be told", 1),
     "not_ready": Kind(503, "The service is not ready", 2),
 }
 _CODE_OF_STATUS = {400: "malformed_request", 404: "no_such_route", 405: "method_not_allowed"}
@@ -91,6 +93,7 @@ def is_inference(path: str) -> bool:
 
 def problem_response(problem: Problem, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
     kind = KINDS[problem.code]
+    scope["state"]["problem"] = problem  # for those who count and log
     retry = "" if problem.retry_after_seconds is None else str(problem.retry_after_seconds)
     own = {"Retry-After": retry, "WWW-Authenticate": kind.challenge}
     return Response(

@@ -74,6 +74,7 @@ MODEL_INFO: dict[str, Any] = {
     },
 }
 HEALTH: dict[str, Any] = {"status": "ok"}
+WEBHOOK_TAKEN: dict[str, Any] = {"status": "taken"}
 READY: dict[str, Any] = {"status": "ready", "model_version": "3", "degraded": []}
 METRICS = 'churn_predictions_total{status="ok"} 42.0\n'
 PROBLEM: dict[str, Any] = {

@@ -231,6 +231,13 @@ class Health(Message):
     status: Literal["ok"] = "ok"
 
 
+class WebhookTaken(Message):
+    """The call was genuine: the registry is being looked at."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.WEBHOOK_TAKEN]})
+    status: Literal["taken"] = "taken"
+
+
 class Ready(Message):
     """A model is loaded and the feature store answers."""
 

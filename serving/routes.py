@@ -215,15 +215,17 @@ async def healthz(_request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """Whether requests can be answered: a model is loaded, the feature store answers."""
-    service = service_of(request)
-    loaded = await loaded_and_ready(service)
-    staging = service.watch.staging
+    loaded = await loaded_and_ready(request)
+    staging = service_of(request).watch.staging
     degraded = ["staging_failing"] if staging is not None and staging.failing else []
     return reply(messages.Ready(model_version=loaded.model.version, degraded=degraded))
 
 
-async def loaded_and_ready(service: Service) -> Loaded:
+async def loaded_and_ready(request: Request) -> Loaded:
     """The model that can answer requests now; raises Problem."""
+    if getattr(request.state, "draining", False):  # see churn.jobs.serve: who asks is still answered, for a while
+        raise Problem("not_ready", "the service is stopping")
+    service = service_of(request)
     loaded = service.watch.loaded
     if loaded is None:
         raise Problem("not_ready", "no model is loaded yet")

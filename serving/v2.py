@@ -32,7 +32,7 @@ async def server_live(_request: Request) -> Response:
 
 async def server_ready(request: Request) -> Response:
     """Whether requests can be answered: a model is loaded, the feature store answers."""
-    await loaded_and_ready(service_of(request))
+    await loaded_and_ready(request)
     return reply(v2_messages.ServerReady())
 
 
@@ -54,7 +54,7 @@ async def model_ready(request: Request) -> Response:
     """Whether the model, in this version if one is named, answers requests."""
     service = service_of(request)
     version = _version(request)
-    loaded = await loaded_and_ready(service)
+    loaded = await loaded_and_ready(request)
     if version not in (None, loaded.model.version):
         raise Problem("no_such_model")
     return reply(v2_messages.ModelReady(name=service.parts.model_name))

@@ -1,4 +1,4 @@
-"""The real programs that tests run against: Redis, PostgreSQL, an MLflow server, Chromium; and strace, for faults.
+"""The real programs that tests run against: Redis, PostgreSQL, MLflow, Chromium; strace for faults, promtool for rules.
 
 Each is started on a free loopback port as a process group of its own and ended by that group.
 `python tests/servers.py` prints the Debian packages of those that are missing here; `.ci/services` installs them.
@@ -71,6 +71,11 @@ def strace_program() -> str:
     return _first("strace", "strace", shutil.which("strace"))
 
 
+def promtool_program() -> str:
+    """Path of promtool, which reads alert rules as Prometheus does and tries them; raises MissingProgram."""
+    return _first("promtool", "prometheus", shutil.which("promtool"))
+
+
 def _playwright_builds() -> list[str]:
     root = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
     return sorted(map(str, root.glob("chromium-*/chrome-linux*/chrome")))
@@ -90,6 +95,7 @@ def missing_packages() -> list[str]:
         "postgresql": postgres_programs,
         "chromium": chromium_program,
         "strace": strace_program,
+        "prometheus": promtool_program,
     }
     return [package for package, find in needed.items() if not _is_here(find)]
 
@@ -285,6 +291,9 @@ def mlflow_server(
     command += ["--backend-store-uri", backend or f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    # It may call the services of tests, which are on the loopback, and knows at once of a webhook.
+    calls = {"ALLOWED_SCHEMES": "http", "ALLOW_PRIVATE_IPS": "true", "CACHE_TTL": "0"}
+    quiet |= {f"MLFLOW_WEBHOOK_{name}": value for name, value in calls.items()}
     env, log = {**quiet, **(env or {})}, folder / "mlflow.log"
     with running(command, ready=lambda: answers(f"{address}/health"), log=log, cwd=folder, env=env):
         yield address

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 from rich.tree import Tree
 
+from churn import logs
 from churn.domain.access import Scope
 from churn.domain.verdicts import DriftStatus, PromotionVerdict
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
@@ -270,24 +272,33 @@ def history(
 def serve(
     host: Annotated[str, typer.Option(help="Address; default CHURN_HOST or 127.0.0.1")] = "",
     port: Annotated[str, typer.Option(help="Port, 0 for any free one; default CHURN_PORT or 8000")] = "",
+    workers: Annotated[str, typer.Option(help="Processes that answer; default CHURN_WORKERS or 1")] = "",
 ) -> None:
     """Serve churn probabilities over REST, following the alias champion."""
-    from churn.following import check_access
-    from churn.jobs.serve import serve as run_service
+    from churn import following
 
-    given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value}
+    options = (("host", host), ("port", port), ("workers", workers))
+    given: dict[str, Any] = {name: value for name, value in options if value}
     settings = load_settings(**given)
-    check_access(settings)
+    following.check_access(settings)
     is_open = settings.mode == "development"
+    log = _log_of(settings)
     if is_open:
-        err.print("[bold yellow]development mode:[/] no API key is asked for; whoever reaches this machine may ask")
-    run_service(
-        "serving.app:create_app",
-        host=settings.host,
-        port=settings.port,
-        side_command=[sys.executable, "-m", "churn", "stage"],
-        announce=lambda address: out.print(f"serving on {address}{f' (docs: {address}/docs)' if is_open else ''}"),
-    )
+        log.warning("development mode: no API key is asked for; whoever reaches this machine may ask")
+
+    def announce(addresses: Sequence[str]) -> None:
+        shared, *own = addresses
+        out.print(f"serving on {shared}{f' (docs: {shared}/docs)' if is_open else ''}")
+        if own:
+            out.print(f"each worker by itself, for its metrics: {', '.join(own)}", soft_wrap=True)
+
+    following.run_service(settings, announce)
+
+
+def _log_of(settings: Settings) -> logging.Logger:
+    """The log of a process that runs until it is stopped: lines for programs, except at a developer's terminal."""
+    logs.configure(plain=settings.mode == "development" and sys.stderr.isatty())
+    return logging.getLogger("churn.serve")
 
 
 @keys.command("add")
@@ -331,7 +342,23 @@ def stage() -> None:
     """Follow the alias champion and stage verified versions for the service: its side process."""
     from churn.following import follow_champion
 
-    follow_champion(load_settings(), lambda text: err.print(text, soft_wrap=True))
+    settings = load_settings()
+    log = _log_of(settings)
+    try:
+        follow_champion(settings)
+    except ChurnError as error:  # among the service's lines, where only lines belong
+        log.error("the side process cannot follow the champion: %s", error.message)
+        raise typer.Exit(exit_code(error)) from error
+
+
+@app.command(hidden=True)
+def worker(sockets: Annotated[list[int], typer.Argument(help="Numbers of the sockets to accept from")]) -> None:
+    """One of the service's several processes."""
+    from churn import following
+
+    settings = load_settings()
+    _log_of(settings)
+    following.run_worker(settings, sockets)
 
 
 @app.command()

@@ -143,7 +143,7 @@ def running_service(home: Path) -> Iterator[str]:
     Its settings are those of `home` alone, whatever the environment says.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CHURN_", "MLFLOW_"))}
-    environment["CHURN_HOME"] = str(home)
+    environment |= {"CHURN_HOME": str(home), "CHURN_DRAIN_SECONDS": "0"}  # nobody but us asks it
     command = [sys.executable, "-m", "churn", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -62,6 +62,11 @@ class Settings(BaseModel):
         description="Signs verdicts: a secret of 32 characters or more, the same on every host of a deployment;"
         " default: `signing.key` in the deployment's folder, made at the first use",
     )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Secret of an MLflow webhook that wakes the side process, 32 characters or more; not set: the"
+        " service takes no webhooks",
+    )
     mode: Literal["production", "development"] = Field(
         "production",
         description="development: the service asks for no API key, shows /docs, and binds to the loopback only",
@@ -72,12 +77,28 @@ class Settings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address the service binds to")
     port: int = Field(8000, ge=0, le=65535, description="Port the service binds to; 0 lets the system choose")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that answer; each also listens at one of the ports after `port`"
+    )
+    drain_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="How long after SIGTERM the service goes on answering, while /readyz says that it is not ready",
+    )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Pause between two looks at the champion alias")
     batch_limit: int = Field(1000, ge=1, description="Most user ids or vectors in one request")
     body_limit_bytes: int = Field(2_000_000, ge=1024, description="Largest request body")
     prediction_log: Literal["sync", "buffered"] = Field(
         "sync",
         description="When a prediction is on disk: sync, before it is answered; buffered, within a second after it",
+    )
+    otel_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="OpenTelemetry collector that gets the service's traces, by OTLP over HTTP, such as"
+        " http://127.0.0.1:4318; needs the extra `otel`; not set: no traces",
     )
     memory_limit_gb: float = Field(4.0, gt=0, description="Memory DuckDB may take before it spills to disk")
     monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
@@ -97,9 +118,9 @@ class Settings(BaseModel):
                 raise ValueError(error.message) from error
         return value
 
-    @field_validator("signing_key")
+    @field_validator("signing_key", "webhook_secret")
     @classmethod
-    def _signing_key_is_long(cls, value: SecretStr) -> SecretStr:
+    def _key_is_long(cls, value: SecretStr) -> SecretStr:
         if value and len(value.get_secret_value()) < SHORTEST_KEY:
             raise ValueError(f"a key has at least {SHORTEST_KEY} characters; for example: openssl rand -hex 32")
         return value

@@ -11,8 +11,8 @@ from mlflow.projects._project_spec import EntryPoint, Project, load_project
 from tests.house.command_line import Verb, verbs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Commands that are no step of the river: a show of all steps, a list of settings, keys, and a part of `serve`.
-NOT_ENTRY_POINTS = {"demo", "keys", "settings", "stage"}
+# Commands that are no step of the river: a show of all steps, a list of settings, keys, and parts of `serve`.
+NOT_ENTRY_POINTS = {"demo", "keys", "settings", "stage", "worker"}
 LAUNCH = 'PATH="${{VIRTUAL_ENV:-.venv}}/bin:$PATH" PYTHONPATH=src:. python -m churn '
 MAIN_FLAG = "--sample-if-empty"
 

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def program(site: Site, *arguments: str, before: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def program(
+    site: Site, *arguments: str, before: Sequence[str] = (), env: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A started service of `site` and its address; `before` is the program that it is started by."""
     port = servers.free_port()
     address = f"http://127.0.0.1:{port}"
@@ -33,17 +36,17 @@ def program(site: Site, *arguments: str, before: Sequence[str] = ()) -> Iterator
         ready=lambda: servers.answers(f"{address}/readyz"),
         log=site.home / "program.log",
         cwd=ROOT,
-        env={"SITE_HOME": str(site.home)},
+        env={"SITE_HOME": str(site.home), **env},
     ) as process:
         yield process, address
 
 
-def uvicorn(site: Site) -> object:
+def uvicorn(site: Site) -> AbstractContextManager[tuple[subprocess.Popen[bytes], str]]:
     return program(site, "-m", "uvicorn", "--factory", "tests.serving.program:create", "--log-level", "error", "--port")
 
 
-def serve_command(site: Site) -> object:
-    return program(site, "-m", "tests.serving.program")
+def serve_command(site: Site, **env: str) -> AbstractContextManager[tuple[subprocess.Popen[bytes], str]]:
+    return program(site, "-m", "tests.serving.program", env=env)
 
 
 # -- durability ------------------------------------------------------------------------------------------------
@@ -66,7 +69,7 @@ def test_no_answered_prediction_is_lost_by_kill_9(served: Site) -> None:
     seed = random.randrange(10**6)
     chance, answered = random.Random(seed), set[tuple[str, int]]()
     for round_number in range(int(os.environ.get("PREDICTION_LOG_ROUNDS", "3"))):
-        with uvicorn(served) as (process, address):  # type: ignore[attr-defined]
+        with uvicorn(served) as (process, address):
             threads = [
                 threading.Thread(target=ask_until_it_dies, args=(address, f"r{round_number}-{n}", answered))
                 for n in range(4)
@@ -103,7 +106,7 @@ def side_pid(site: Site) -> int:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_one_signal_ends_the_service_and_its_side_process_cleanly(how: signal.Signals, served: Site) -> None:
-    with serve_command(served) as (process, address):  # type: ignore[attr-defined]
+    with serve_command(served) as (process, address):
         side = side_pid(served)
         assert httpx.post(f"{address}/v1/score", json={"user_ids": [1]}).status_code == 200
         process.send_signal(how)
@@ -113,7 +116,7 @@ def test_one_signal_ends_the_service_and_its_side_process_cleanly(how: signal.Si
 
 
 def test_a_side_process_is_started_again_when_it_dies_and_dies_with_a_service_killed_by_9(served: Site) -> None:
-    with serve_command(served) as (process, address):  # type: ignore[attr-defined]
+    with serve_command(served) as (process, address):
         first = side_pid(served)
         (served.home / "side.pid").unlink()
         os.kill(first, signal.SIGKILL)
@@ -136,7 +139,7 @@ def test_a_taken_port_is_said_before_anything_is_started(tmp_path: Path) -> None
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}"):
-            serve("no.such:app", host="127.0.0.1", port=port, side_command=["false"], announce=print)
+            serve("no.such:app", host="127.0.0.1", port=port, drain_seconds=0, side_command=["false"], announce=print)
 
 
 # -- what the service is made of -------------------------------------------------------------------------------

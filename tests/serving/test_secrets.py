@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from churn.domain.access import Scope, key_digest
 from churn.domain.predictions import FeatureRow, UserId
@@ -26,10 +28,11 @@ POISON = "poison.canary@example.com"
 DOWN = "down.canary@example.com"
 FROZEN = "frozen.canary@example.com"
 TYPED = "typed-canary-password"
+WEBHOOK_SECRET = "webhook-canary-of-32-characters-or-more"
 CANARIES = ("canary", "jane.", "john.", "poison.")
 
 # What needs a broken deployment to be answered; the routes and the texts are the same.
-NOT_MET_HERE = {"request_timeout", "no_model", "prediction_log_unavailable", "overloaded"}
+NOT_MET_HERE = {"request_timeout", "no_model", "prediction_log_unavailable", "overloaded", "webhook_not_passed_on"}
 
 
 @dataclass
@@ -93,6 +96,8 @@ def all_kinds_of_requests(session: Session) -> None:
     ask("POST", f"/v2/models/{PERSON}/infer", json={"inputs": ids})
     for user in (PERSON, UNKNOWN):
         ask("POST", "/v1/score", json={"user_ids": [user]}, headers={"Idempotency-Key": TYPED})
+    signed = {"X-MLflow-Delivery-Id": "1", "X-MLflow-Timestamp": str(int(time.time())), "X-MLflow-Signature": TYPED}
+    ask("POST", "/v1/webhooks/mlflow", content=PERSON.encode(), headers=signed)
     for key in ("wrong", "revoked", "metrics", "slow", "slow"):
         ask("GET", f"/v1/users/{PERSON}/score", key)
 
@@ -123,6 +128,7 @@ def test_no_key_no_secret_and_no_person_is_in_logs_errors_metrics_or_the_ledger(
     online.rows[PERSON] = replace(online.rows["u1"], user_id=PERSON)
     with served.client(
         keys=KeyFile(served.home / "keys.json"),
+        webhook_secret=SecretStr(WEBHOOK_SECRET),
         online=online,
         user_id_type="string",
         limits=replace(served.parts.limits, answer_seconds=0.3),

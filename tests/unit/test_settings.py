@@ -123,16 +123,18 @@ def test_a_value_that_cannot_be_used_is_refused_by_the_name_of_its_setting(
         load_settings({f"CHURN_{variable}": value}, home=tmp_path)
 
 
-def test_a_short_signing_key_is_refused_without_being_shown(tmp_path: Path) -> None:
-    message = refused({"CHURN_SIGNING_KEY": "secret-but-short"}, tmp_path)
-    assert "signing_key: " in message and "at least 32 characters" in message
+@pytest.mark.parametrize("name", ["signing_key", "webhook_secret"])
+def test_a_short_secret_is_refused_without_being_shown(name: str, tmp_path: Path) -> None:
+    message = refused({f"CHURN_{name.upper()}": "secret-but-short"}, tmp_path)
+    assert f"{name}: " in message and "at least 32 characters" in message
     assert "secret-but-short" not in message
 
 
-def test_a_signing_key_shows_in_no_text_of_the_settings(tmp_path: Path) -> None:
-    found = load_settings({"CHURN_SIGNING_KEY": "s3cret" * 8}, home=tmp_path)
-    assert found.signing_key.get_secret_value() == "s3cret" * 8
-    assert "s3cret" not in f"{found!r} {found} {found.signing_key} {found.model_dump_json()}"
+@pytest.mark.parametrize("name", ["signing_key", "webhook_secret"])
+def test_a_secret_shows_in_no_text_of_the_settings(name: str, tmp_path: Path) -> None:
+    found = load_settings({f"CHURN_{name.upper()}": "s3cret" * 8}, home=tmp_path)
+    assert getattr(found, name).get_secret_value() == "s3cret" * 8
+    assert "s3cret" not in f"{found!r} {found} {getattr(found, name)} {found.model_dump_json()}"
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ class StagedModels(Protocol):
     def record_status(self, status: StagingStatus) -> None:
         """Keeps how staging goes, for the service to tell. Raises Unavailable."""
 
+    def woken(self) -> int:
+        """Another number each time that somebody wants a look at the registry now. Raises Unavailable."""
+
 
 class RollbackCache(Protocol):
     """The local cache, as far as a rollback needs it."""

@@ -27,6 +27,7 @@ from churn.errors import ChurnError, Refused, Unavailable
 
 # An alias move is served within five seconds, also right after an outage of the registry: so pauses stay below.
 _LONGEST_PAUSE_SECONDS = 3.0
+_WAKE_SECONDS = 0.1
 _LONGEST_REFUSAL_SECONDS = 60.0
 
 
@@ -89,10 +90,14 @@ def stage_champion(parts: Following, memory: Backoff | None = None) -> StageOutc
 
 
 def run(parts: Following, poll_seconds: float, stop: Event, tell: Callable[[StageOutcome], None]) -> None:
-    """Looks every `poll_seconds` until `stop` is set, slower while looks fail; `tell` hears every change."""
+    """Looks every `poll_seconds` until `stop` is set, slower while looks fail; `tell` hears every change.
+
+    Whoever wakes the cache has the next look within a tenth of a second.
+    """
     status, memory, situation = StagingStatus(datetime.now(UTC)), refusals(), tuple[str, ...]()
     sightings = _told_before(parts.ledger)
     while not stop.is_set():
+        woken = _woken(parts.cache)  # before the look: a call that comes during it has one of its own
         outcome = _survived_look(parts, memory)
         status = _noted(status, outcome)
         # A disk that takes no status takes no model either, and that shows already; the next look writes it again.
@@ -102,7 +107,21 @@ def run(parts: Following, poll_seconds: float, stop: Event, tell: Callable[[Stag
         if outcome.kind is not Staged.WAITING and _situation(outcome) != situation:
             tell(outcome)
             situation = _situation(outcome)
-        stop.wait(_pause(poll_seconds, status))
+        _rest(parts.cache, woken, _pause(poll_seconds, status), stop)
+
+
+def _rest(cache: StagedModels, woken: int, seconds: float, stop: Event) -> None:
+    """Waits `seconds`, less when `stop` is set or the cache is woken."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and _woken(cache) == woken:
+        if stop.wait(min(_WAKE_SECONDS, left)):
+            return
+
+
+def _woken(cache: StagedModels) -> int:
+    with suppress(Unavailable):  # then nobody can be heard, and the poll goes on
+        return cache.woken()
+    return 0
 
 
 def end_with_parent(pipe: BinaryIO) -> None:

@@ -3,6 +3,7 @@
     <root>/models/<version>-<digest12>/{model.skops,churn_model.json}
     <root>/champion.json     which of them is in service, and which was before
     <root>/stager.json       how the side process fares
+    <root>/wake              touched to make it look at the registry now
 
 A version gets its final name only after it was verified and is on disk, so a half version is never found under it.
 One process stages, any number load; a rollback may come in between, so who writes champion.json locks the folder.
@@ -126,6 +127,21 @@ class ModelCache(Generic[Model]):
         with _disk():
             self._root.mkdir(parents=True, exist_ok=True)
             _write(self._root / "stager.json.new", status).replace(self._root / "stager.json")
+
+    def wake(self) -> None:
+        """Makes the side process look at the registry now. Raises Unavailable."""
+        with _disk():
+            self._root.mkdir(parents=True, exist_ok=True)
+            (self._root / "wake").touch()
+            os.utime(self._root / "wake", ns=(time.time_ns(),) * 2)  # finer than the kernel's own stamps
+
+    def woken(self) -> int:
+        """Another number after each `wake`. Raises Unavailable."""
+        with _disk():
+            try:
+                return (self._root / "wake").stat().st_mtime_ns
+            except FileNotFoundError:
+                return 0
 
     def _holding(self, target: Pointer) -> Pointer | None:
         """The pointer in force, if it holds `target`."""
