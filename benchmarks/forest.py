@@ -60,11 +60,11 @@ def measure(_home: Path) -> Iterator[Figure]:
     for rows, goal, of in ((1, at_most(0.15), "value"), (LARGEST, at_least(1), "ratio")):
         mine, theirs = ours.ms[rows][0], rival.ms[rows][0]
         told = f"predict_proba: {theirs:,.3g} ms"
-        yield Figure(f"probabilities of {rows:,} rows, p50", mine, "ms", told, theirs / mine, goal, of)
+        yield Figure(f"probabilities, {rows:,} rows a call, p50", mine, "ms", told, theirs / mine, goal, of)
     yield Figure("farthest from predict_proba, nulls included", max(ours.full, ours.holed), "", goal=at_most(1e-9))
     for name, each in found.items():
         for rows in (1, LARGEST):
-            yield Figure(f"votes of {rows:,} rows by {name}, p50", each.ms[rows][0], "ms")
+            yield Figure(f"votes by {name}, {rows:,} rows a call, p50", each.ms[rows][0], "ms")
         yield Figure(f"votes by {name}, farthest from scikit-learn's where cells are null", each.holed, "")
 
 
