@@ -147,7 +147,14 @@ def main() -> None:
     from churn.jobs.serve import serve
 
     # `cat` ends when its pipe does, as the side process must.
-    serve("serving.app:create_app", host="127.0.0.1", port=int(sys.argv[1]), side_command=["cat"], announce=print)
+    serve(
+        "serving.app:create_app",
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        drain_seconds=0.0,
+        side_command=["cat"],
+        announce=print,
+    )
 
 
 if __name__ == "__main__":
