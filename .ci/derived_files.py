@@ -6,6 +6,7 @@ They exist because other tools cannot read the originals. `make lock` and `make 
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 from churn.settings import PREFIX, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+from serving.app import ROUTES  # noqa: E402  (of this checkout)
+from serving.errors import KINDS, PROBLEM_TYPE  # noqa: E402
+
 ORIGIN = "Written by .ci/derived_files.py from pyproject.toml and uv.lock; `make lock` writes it again."
 
 PYTHON_ENV = f"""\
@@ -49,6 +54,24 @@ refused. `churn settings` shows what is in force.
 
 | variable | default | meaning |
 |---|---|---|
+"""
+API = """\
+# The service's routes and errors
+
+Written by `.ci/derived_files.py` from `serving/`; `make fix` writes it again. `serving/openapi.json` has every field.
+
+A key with the scope goes into `Authorization: Bearer ...`; `churn keys add` makes one. In development mode none is
+asked for.
+
+| route | scope of the key | what it does | its own errors |
+|---|---|---|---|
+"""
+ERRORS = f"""
+Every error is `{PROBLEM_TYPE}` (RFC 9457): `type`, `title`, `status`, `detail`, `code`, `request_id`; below
+`/v2` also `error`. Programs branch on `code`. No detail repeats what was sent.
+
+| status | code | meaning | come back after |
+|---|---|---|---|
 """
 
 
@@ -93,6 +116,27 @@ def _default(value: object) -> str:
     return "none" if value in ("", None) else f"`{value}`"
 
 
+def route_rows() -> list[str]:
+    """One row of Markdown for each route."""
+    return [
+        f"| `{route.method} {route.path}` | {route.scope.value if route.scope else 'none: open'} | "
+        f"{route.endpoint.__doc__.splitlines()[0]} | {' '.join(f'`{code}`' for code in route.problems)} |"
+        for route in ROUTES
+    ]
+
+
+def error_rows() -> list[str]:
+    """One row of Markdown for each code."""
+    return [
+        f"| {kind.status} | `{code}` | {kind.title} | {_seconds(kind.retry_after_seconds)} |"
+        for code, kind in KINDS.items()
+    ]
+
+
+def _seconds(seconds: int | None) -> str:
+    return "" if seconds is None else f"{seconds} s"
+
+
 def derived_files() -> dict[str, str]:
     """Path in the repository -> text."""
     lock = tomllib.loads((REPOSITORY / "uv.lock").read_text())
@@ -101,6 +145,10 @@ def derived_files() -> dict[str, str]:
         "python_env.yaml": PYTHON_ENV + "".join(f'  - "{pin}"\n' for pin in pins),
         "conda.yaml": CONDA + "".join(f'      - "{pin}"\n' for pin in pins),
         "constraints.txt": CONSTRAINTS + "".join(f"{pin}\n" for pin in all_versions(lock)),
+        "docs/api.md": API
+        + "".join(f"{row}\n" for row in route_rows())
+        + ERRORS
+        + "".join(f"{row}\n" for row in error_rows()),
         "docs/settings.md": SETTINGS + "".join(f"{row}\n" for row in settings_rows()),
     }
 

@@ -7,7 +7,8 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -39,13 +40,14 @@ class Envelope:
         self._app = app
         self._observe = observe
         self._header_bytes = header_bytes
+        self._ids = request_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        exchange = _Exchange(_request_id(scope), send)
+        exchange = _Exchange(_given_id(scope) or next(self._ids), send)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, arrived=arrived)
         try:
             await self._answer(scope, receive, exchange)
@@ -97,9 +99,16 @@ def without_data(error: BaseException) -> str:
     return f"{type(error).__name__}\n{frames}" + (f"after {without_data(behind)}" if behind else "")
 
 
-def _request_id(scope: Scope) -> str:
+def request_ids() -> Iterator[str]:
+    """Ids that no other process gives: random, then counted. Fresh randomness for each costs a call of the system."""
+    ours = secrets.token_hex(8)
+    return (f"{ours}{number:016x}" for number in count())
+
+
+def _given_id(scope: Scope) -> str:
+    """The caller's own id of the request, "" when there is none or it is not sane."""
     given = Headers(scope=scope).get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+    return given if _SANE_ID.fullmatch(given) else ""
 
 
 def _route(scope: Scope) -> str:

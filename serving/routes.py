@@ -71,8 +71,8 @@ async def score_vectors(request: Request) -> Response:
     service.scorer.model()
     message = await _message(request, messages.ScoreVectors)
     check_batch(service, "vectors", message.vectors, explain=message.explain)
-    question = question_of(request, explain=message.explain)
-    answer = await service.workers.run(partial(service.scorer.vectors, partial(messages.matrix, message), question))
+    question = question_of(request, to_matrix=partial(messages.matrix, message), explain=message.explain)
+    answer = await answered(service, service.scorer.vectors, question, len(message.vectors))
     predictions = [messages.VectorPrediction(**_fields(*each)) for each in _items(answer)]
     return reply(messages.VectorsScored(**_answer_fields(request, answer), predictions=predictions))
 
@@ -91,8 +91,18 @@ async def score_user(request: Request) -> Response:
 
 async def _users(request: Request, user_ids: Sequence[UserId], *, explain: bool) -> Answer:
     service = service_of(request)
-    question = question_of(request, explain=explain)
-    return await service.workers.run(partial(service.scorer.users, user_ids, question))
+    question = question_of(request, user_ids=user_ids, explain=explain)
+    return await answered(service, service.scorer.users, question, len(user_ids))
+
+
+async def answered(
+    service: Service, handle: Callable[[Sequence[Question]], list[Answer]], question: Question, items: int
+) -> Answer:
+    """The answer of the scorer's `handle`; questions of one item that need nothing special may share its work."""
+    if items == 1 and not question.explain and question.version is None:
+        return await service.workers.ask(handle, question)
+    (answer,) = await service.workers.run(partial(handle, [question]))
+    return answer
 
 
 async def _message(request: Request, form: type[messages.Form]) -> messages.Form:
@@ -107,9 +117,10 @@ def check_batch(service: Service, name: str, items: Sequence[Any], *, explain: b
         raise Problem("invalid_request", f"{name}: at most {limits.explained} items in one request with explain")
 
 
-def question_of(request: Request, *, explain: bool = False, version: str | None = None) -> Question:
+def question_of(request: Request, **asked: Any) -> Question:
+    """What `asked` says of the question, besides what the request itself does."""
     state = request.state
-    return Question(state.request_id, state.arrived, explain, version, state.idempotency_key)
+    return Question(state.request_id, state.arrived, idempotency_key=state.idempotency_key, **asked)
 
 
 _Item = tuple[Prediction, Explanation | None]
@@ -283,7 +294,7 @@ ROUTES = (
         "/v1/users/{user_id}/score",
         score_user,
         messages.UserScored,
-        problems=("user_not_found", "invalid_request", *READ),
+        problems=("user_not_found", "body_too_large", "request_timeout", "invalid_request", *READ),
         scope=Scope.SCORE,
     ),
     Route("GET", "/v1/model", model_info, messages.ModelInfo, problems=("no_model",), scope=Scope.SCORE),

@@ -1,11 +1,15 @@
-"""From a question to an acknowledged answer: read, score, log. Knows no HTTP; runs in a worker thread."""
+"""From questions to acknowledged answers: read, score, log. Knows no HTTP; runs in a worker thread.
+
+Questions that are asked together share one read, one walk through the trees and one write to the log.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +25,21 @@ from serving.errors import KINDS, Problem
 from serving.metrics import Metrics
 from serving.state import ModelWatch
 
+ToMatrix = Callable[[Sequence[str]], NDArray[np.float64]]
+
 
 @dataclass(frozen=True)
 class Question:
-    """Which request asks, when it arrived (`time.perf_counter`), and how.
+    """Which request asks, when it arrived (`time.perf_counter`), for whom or what, and how.
 
-    It may want reasons, or one version only; `idempotency_key` names its caller too.
+    `user_ids`, else `to_matrix`, which gives (n, f) values in the order of the model's features. It may want reasons,
+    or one version only; `idempotency_key` names its caller too.
     """
 
     request_id: str
     arrived: float
+    user_ids: Sequence[UserId] = ()
+    to_matrix: ToMatrix | None = None
     explain: bool = False
     version: str | None = None
     idempotency_key: str | None = None
@@ -62,19 +71,31 @@ class Scorer:
             raise Problem("no_such_model")
         return loaded.model
 
-    def users(self, user_ids: Sequence[UserId], question: Question) -> Answer:
-        """One prediction for each user id. One unknown user never fails the others."""
-        model = self.model(question.version)
+    def users(self, questions: Sequence[Question]) -> list[Answer]:
+        """One prediction for each user id of each question. One unknown user never fails the others."""
+        model = self._model_for(questions)
+        user_ids = [user_id for question in questions for user_id in question.user_ids]
         rows = self.read(user_ids)
         now = self._parts.clock()
         predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
-        return self._acknowledged(_answer(model, predictions, question), "id", question, now)
+        shares = _shares(predictions, [len(question.user_ids) for question in questions])
+        return self._acknowledged("id", now, questions, _answers(model, questions, shares))
 
-    def vectors(self, to_matrix: Callable[[Sequence[str]], NDArray[np.float64]], question: Question) -> Answer:
-        """One prediction for each vector; `to_matrix` gives (n, f) values in the order of the model's features."""
-        model = self.model(question.version)
-        predictions = score_vectors(model, to_matrix(model.features))
-        return self._acknowledged(_answer(model, predictions, question), "vector", question, self._parts.clock())
+    def vectors(self, questions: Sequence[Question]) -> list[Answer]:
+        """One prediction for each vector of each question."""
+        model = self._model_for(questions)
+        parts = [question.to_matrix(model.features) for question in questions if question.to_matrix]
+        predictions = score_vectors(model, np.concatenate(parts))
+        shares = _shares(predictions, [len(part) for part in parts])
+        return self._acknowledged("vector", self._parts.clock(), questions, _answers(model, questions, shares))
+
+    def _model_for(self, questions: Sequence[Question]) -> ServedModel:
+        """One model for all of them; raises Problem as `model` does."""
+        versions = {question.version for question in questions} - {None}
+        model = self.model()
+        if not versions <= {model.version}:
+            raise Problem("no_such_model")
+        return model
 
     def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
         """The users' features, None for unknown ones; raises Problem when the store does not answer."""
@@ -83,9 +104,22 @@ class Scorer:
         except ChurnError as error:
             raise Problem("feature_store_unavailable", _read_failure(error)) from error
 
-    def _acknowledged(self, answer: Answer, source: Source, question: Question, now: datetime) -> Answer:
+    def _acknowledged(
+        self, source: Source, now: datetime, questions: Sequence[Question], answers: list[Answer]
+    ) -> list[Answer]:
+        """The answers once the log has all of them."""
+        records = [self._record(source, now, *each) for each in zip(questions, answers, strict=True)]
+        try:
+            self._parts.log.append(records)
+        except ChurnError as error:
+            raise Problem("prediction_log_unavailable") from error
+        for answer in answers:
+            self._metrics.answered(answer.predictions)
+        return answers
+
+    def _record(self, source: Source, now: datetime, question: Question, answer: Answer) -> PredictionRecord:
         model = answer.model
-        record = PredictionRecord(
+        return PredictionRecord(
             request_id=question.request_id,
             predicted_at=now,
             source=source,
@@ -98,12 +132,6 @@ class Scorer:
             flags=self._flags(question),
             idempotency_key=question.idempotency_key,
         )
-        try:
-            self._parts.log.append([record])
-        except ChurnError as error:
-            raise Problem("prediction_log_unavailable") from error
-        self._metrics.answered(answer.predictions)
-        return answer
 
     def _flags(self, question: Question) -> tuple[str, ...]:
         staging = self._watch.staging
@@ -115,6 +143,15 @@ def _read_failure(error: ChurnError) -> str:
     """The kind of fault by its name, such as redis_timeout or feature_store_empty; the rest is for the log."""
     title = KINDS["feature_store_unavailable"].title
     return f"{title}: {error.facts['reason']}" if "reason" in error.facts else title
+
+
+def _shares(predictions: Sequence[Prediction], sizes: Sequence[int]) -> Iterator[Sequence[Prediction]]:
+    rest = iter(predictions)
+    return (list(islice(rest, size)) for size in sizes)
+
+
+def _answers(model: ServedModel, questions: Sequence[Question], shares: Iterator[Sequence[Prediction]]) -> list[Answer]:
+    return [_answer(model, predictions, question) for question, predictions in zip(questions, shares, strict=True)]
 
 
 def _answer(model: ServedModel, predictions: Sequence[Prediction], question: Question) -> Answer:

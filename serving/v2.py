@@ -12,7 +12,7 @@ from serving import messages, tensors, v2_messages
 from serving.body import read_inference
 from serving.errors import Problem
 from serving.replays import once
-from serving.routes import BODY, READ, Route, check_batch, loaded_and_ready, question_of, reply, service_of
+from serving.routes import BODY, READ, Route, answered, check_batch, loaded_and_ready, question_of, reply, service_of
 from serving.scorer import Answer
 
 API_VERSION = "2"
@@ -100,11 +100,12 @@ def _wanted(message: v2_messages.InferRequest) -> list[v2_messages.OutputName]:
 async def _answer(request: Request, given: dict[str, tensors.Tensor]) -> Answer:
     service = service_of(request)
     check_batch(service, "inputs", range(tensors.rows(given)), explain=False)
-    question = question_of(request, version=_version(request))
+    question = partial(question_of, request, version=_version(request))
     if set(given) == {tensors.USER_ID}:
         user_ids = tensors.user_ids(given[tensors.USER_ID], service.parts.user_id_type)
-        return await service.workers.run(partial(service.scorer.users, user_ids, question))
-    return await service.workers.run(partial(service.scorer.vectors, partial(tensors.matrix, given), question))
+        return await answered(service, service.scorer.users, question(user_ids=user_ids), len(user_ids))
+    by_row = question(to_matrix=partial(tensors.matrix, given))
+    return await answered(service, service.scorer.vectors, by_row, tensors.rows(given))
 
 
 _MODEL = ("no_such_model", "no_model")

@@ -287,9 +287,10 @@ def test_a_version_that_ends_between_question_and_scoring_is_not_answered_by_the
     service = create_app(served.parts).state.service
     service.watch.look()
     with pytest.raises(Problem, match="no_such_model"):
-        service.scorer.users([7], Question("id", 0.0, version="0"))
+        service.scorer.users([Question("id", 0.0, user_ids=[7], version="0")])
+    ones = Question("id", 0.0, to_matrix=lambda names: np.ones((1, len(names))), version="0")
     with pytest.raises(Problem, match="no_such_model"):
-        service.scorer.vectors(lambda names: np.ones((1, len(names))), Question("id", 0.0, version="0"))
+        service.scorer.vectors([ones])
     assert served.log() == []
 
 
