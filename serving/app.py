@@ -19,10 +19,12 @@ from serving.dependencies import Dependencies, from_settings
 from serving.errors import Problem, on_http_exception, on_problem
 from serving.metrics import Metrics
 from serving.middleware import Envelope
+from serving.observing import Observer
 from serving.openapi import describe, route_options
 from serving.replays import Replays
 from serving.routes import Route, Service, service_of
 from serving.scorer import Scorer
+from serving.shedding import Shedding
 from serving.state import ModelWatch
 from serving.takeups import TakeUps
 from serving.workers import Workers
@@ -47,7 +49,13 @@ def create_app(dependencies: Dependencies | None = None) -> FastAPI:
     if service.parts.keys is None:
         _add_docs(app)
     limits = service.parts.limits
-    app.add_middleware(Envelope, observe=service.metrics.request, header_bytes=limits.header_bytes)
+    app.add_middleware(Envelope, observe=Observer(service.metrics), header_bytes=limits.header_bytes)
+    if service.parts.tracing is not None:
+        from serving.tracing import Traced
+
+        app.add_middleware(Traced, tracing=service.parts.tracing)
+    waiting = [route.path for route in ROUTES if "overloaded" in route.problems]
+    app.add_middleware(Shedding, paths=waiting, is_full=service.workers.is_full, observe=service.metrics.shed)
     return app
 
 
@@ -75,18 +83,29 @@ class _Plain(APIRoute):
 
 def _service(parts: Dependencies) -> Service:
     metrics, limits = Metrics(), parts.limits
-    metrics.watch_log(parts.log.state)
     watch = ModelWatch(parts.cache, metrics, TakeUps(parts.ledger, metrics))
-    return Service(
+    timed = parts.tracing.timed(metrics.timed) if parts.tracing else metrics.timed
+    service = Service(
         parts=parts,
         gate=Gate(parts.keys, metrics),
         watch=watch,
         metrics=metrics,
-        scorer=Scorer(parts, watch, metrics),
+        scorer=Scorer(parts, watch, metrics, timed=timed),
         replays=Replays(),
         workers=Workers("score", threads=limits.threads, pending=limits.pending, seconds=limits.answer_seconds),
         prober=Workers("ready", threads=1, pending=4, seconds=limits.ready_seconds),
     )
+    _watch(service)
+    return service
+
+
+def _watch(service: Service) -> None:
+    """What is asked of the parts at each scrape."""
+    parts, metrics = service.parts, service.metrics
+    metrics.watch_log(parts.log.state)
+    metrics.watch_workers(service.workers, service.prober)
+    metrics.watch_model_age(service.watch.newest_label, parts.clock)
+    metrics.feature_age_limit(parts.max_feature_age)
 
 
 def _api(table: Sequence[Route]) -> FastAPI:
@@ -149,3 +168,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.workers.stop()
         service.prober.stop()
         service.parts.log.close()
+        if service.parts.tracing is not None:
+            service.parts.tracing.stop()

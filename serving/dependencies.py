@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from churn.core.scoring import ServedModel
 from churn.domain.ports import ApiKeys, Ledger, OnlineFeatures, PredictionSink, UserIdType
 from churn.domain.versions import MODEL_NAME
+from churn.errors import NotReady
 from churn.settings import Settings, load_settings
 from churn.stores.model_cache import ModelCache
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Dependencies:
     """`clock` says when "now" is (UTC) for the age of features and the time of predictions.
 
     `keys` None is development: whoever reaches the service may ask it, and it shows /docs. Without a
-    `webhook_secret` there is no route for webhooks.
+    `webhook_secret` there is no route for webhooks. `tracing` None: no traces.
     """
 
     online: OnlineFeatures
@@ -52,6 +57,7 @@ class Dependencies:
     model_name: str = MODEL_NAME
     webhook_secret: SecretStr = field(default_factory=lambda: SecretStr(""))
     limits: Limits = field(default_factory=Limits)
+    tracing: Tracing | None = None
 
 
 def from_settings(settings: Settings | None = None) -> Dependencies:
@@ -72,4 +78,20 @@ def from_settings(settings: Settings | None = None) -> Dependencies:
         model_name=settings.model_name,
         webhook_secret=settings.webhook_secret,
         limits=Limits(batch=settings.batch_limit, body_bytes=settings.body_limit_bytes),
+        tracing=tracing_of(settings.otel_endpoint),
     )
+
+
+def tracing_of(endpoint: str) -> Tracing | None:
+    """Traces to a collector; raises NotReady when what they need is not installed. Loads nothing without one."""
+    if not endpoint:
+        return None
+    try:
+        from serving.tracing import open_tracing
+
+        return open_tracing(endpoint)
+    except ImportError as error:
+        raise NotReady(
+            "CHURN_OTEL_ENDPOINT is set, but what sends traces is not installed",
+            hint="pip install 'churn[otel]'; or unset CHURN_OTEL_ENDPOINT.",
+        ) from error

@@ -93,6 +93,7 @@ def is_inference(path: str) -> bool:
 
 def problem_response(problem: Problem, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
     kind = KINDS[problem.code]
+    scope["state"]["problem"] = problem  # for those who count and log
     retry = "" if problem.retry_after_seconds is None else str(problem.retry_after_seconds)
     own = {"Retry-After": retry, "WWW-Authenticate": kind.challenge}
     return Response(

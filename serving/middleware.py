@@ -6,7 +6,6 @@ import logging
 import re
 import secrets
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -14,11 +13,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from churn.logs import REQUEST_ID, without_data
 from serving.errors import Problem, problem_response
 
 # An answer is data for the caller alone: not to be kept, framed, sniffed or run. Strict-Transport-Security is the
 # business of whatever ends TLS in front: over plain HTTP it means nothing (RFC 6797, 7.2).
-_ALWAYS = {
+ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "X-Frame-Options": "DENY",
@@ -27,13 +27,13 @@ _ALWAYS = {
 }
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOG = logging.getLogger("churn.serving")
-Observe = Callable[[str, int, float], None]
+Observe = Callable[[Scope, int, float], None]
 
 
 class Envelope:
     """Gives each request an id and an arrival time in its state, and answers whatever nobody else did.
 
-    `observe` hears route template, status and seconds of every answer.
+    `observe` hears scope, status and seconds of every answer, `status` 0 when there was none.
     """
 
     def __init__(self, app: ASGIApp, *, observe: Observe, header_bytes: int) -> None:
@@ -47,12 +47,14 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        exchange = _Exchange(_given_id(scope) or next(self._ids), send)
+        exchange = _Exchange(given_id(scope) or next(self._ids), send)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, arrived=arrived)
+        token = REQUEST_ID.set(exchange.request_id)
         try:
             await self._answer(scope, receive, exchange)
         finally:
-            self._observe(_route(scope), exchange.status, time.perf_counter() - arrived)
+            self._observe(scope, exchange.status, time.perf_counter() - arrived)
+            REQUEST_ID.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > self._header_bytes:
@@ -63,7 +65,7 @@ class Envelope:
         except ClientDisconnect:  # nobody is left to answer
             return
         except Exception as error:
-            _LOG.error("request %s met a bug: %s", exchange.request_id, without_data(error))
+            _LOG.error("a request met a bug: %s", without_data(error))
             await exchange.refuse(Problem("internal_error"), scope, receive)
 
 
@@ -80,7 +82,7 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
-            for name, value in _ALWAYS.items():
+            for name, value in ALWAYS.items():
                 headers.setdefault(name, value)
         await self._send(message)
 
@@ -89,28 +91,13 @@ class _Exchange:
             await problem_response(problem, scope)(scope, receive, self.send)
 
 
-def without_data(error: BaseException) -> str:
-    """The kinds of an error and of those behind it, and where they came from: our own code and names only.
-
-    A message often repeats what it stumbled over, and that may be a user's id or a secret.
-    """
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    behind = error.__cause__ or error.__context__
-    return f"{type(error).__name__}\n{frames}" + (f"after {without_data(behind)}" if behind else "")
-
-
 def request_ids() -> Iterator[str]:
     """Ids that no other process gives: random, then counted. Fresh randomness for each costs a call of the system."""
     ours = secrets.token_hex(8)
     return (f"{ours}{number:016x}" for number in count())
 
 
-def _given_id(scope: Scope) -> str:
+def given_id(scope: Scope) -> str:
     """The caller's own id of the request, "" when there is none or it is not sane."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if _SANE_ID.fullmatch(given) else ""
-
-
-def _route(scope: Scope) -> str:
-    """The template of the route, so that ids never become labels."""
-    return str(getattr(scope.get("route"), "path", "unmatched"))

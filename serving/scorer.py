@@ -22,7 +22,7 @@ from churn.domain.records import PredictionRecord, Source
 from churn.errors import ChurnError
 from serving.dependencies import Dependencies
 from serving.errors import KINDS, Problem
-from serving.metrics import Metrics
+from serving.metrics import Metrics, Timed
 from serving.state import ModelWatch
 
 ToMatrix = Callable[[Sequence[str]], NDArray[np.float64]]
@@ -57,10 +57,11 @@ class Answer:
 class Scorer:
     """Answers questions. Raises Problem when a part that it needs does not work; then nothing is acknowledged."""
 
-    def __init__(self, dependencies: Dependencies, watch: ModelWatch, metrics: Metrics) -> None:
+    def __init__(self, dependencies: Dependencies, watch: ModelWatch, metrics: Metrics, *, timed: Timed) -> None:
         self._parts = dependencies
         self._watch = watch
         self._metrics = metrics
+        self._timed = timed
 
     def model(self, version: str | None = None) -> ServedModel:
         """The model in service; raises Problem when there is none, or when it is not the version asked for."""
@@ -77,17 +78,20 @@ class Scorer:
         user_ids = [user_id for question in questions for user_id in question.user_ids]
         rows = self.read(user_ids)
         now = self._parts.clock()
-        predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
-        shares = _shares(predictions, [len(question.user_ids) for question in questions])
-        return self._acknowledged("id", now, questions, _answers(model, questions, shares))
+        with self._timed("score"):
+            predictions = score(model, user_ids, rows, now=now, max_age=self._parts.max_feature_age)
+            shares = _shares(predictions, [len(question.user_ids) for question in questions])
+            answers = _answers(model, questions, shares)
+        return self._acknowledged("id", now, questions, answers)
 
     def vectors(self, questions: Sequence[Question]) -> list[Answer]:
         """One prediction for each vector of each question."""
         model = self._model_for(questions)
         parts = [question.to_matrix(model.features) for question in questions if question.to_matrix]
-        predictions = score_vectors(model, np.concatenate(parts))
-        shares = _shares(predictions, [len(part) for part in parts])
-        return self._acknowledged("vector", self._parts.clock(), questions, _answers(model, questions, shares))
+        with self._timed("score"):
+            predictions = score_vectors(model, np.concatenate(parts))
+            answers = _answers(model, questions, _shares(predictions, [len(part) for part in parts]))
+        return self._acknowledged("vector", self._parts.clock(), questions, answers)
 
     def _model_for(self, questions: Sequence[Question]) -> ServedModel:
         """One model for all of them; raises Problem as `model` does."""
@@ -100,7 +104,8 @@ class Scorer:
     def read(self, user_ids: Sequence[UserId]) -> list[FeatureRow | None]:
         """The users' features, None for unknown ones; raises Problem when the store does not answer."""
         try:
-            return self._parts.online.read(user_ids)
+            with self._timed("read"):
+                return self._parts.online.read(user_ids)
         except ChurnError as error:
             raise Problem("feature_store_unavailable", _read_failure(error)) from error
 
@@ -110,11 +115,12 @@ class Scorer:
         """The answers once the log has all of them."""
         records = [self._record(source, now, *each) for each in zip(questions, answers, strict=True)]
         try:
-            self._parts.log.append(records)
+            with self._timed("log"):
+                self._parts.log.append(records)
         except ChurnError as error:
             raise Problem("prediction_log_unavailable") from error
-        for answer in answers:
-            self._metrics.answered(answer.predictions)
+        for record in records:
+            self._metrics.answered(record)
         return answers
 
     def _record(self, source: Source, now: datetime, question: Question, answer: Answer) -> PredictionRecord:

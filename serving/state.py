@@ -13,6 +13,7 @@ from churn.core.backoff import Backoff
 from churn.core.scoring import ServedModel
 from churn.domain.artifacts import Pointer, StagingStatus
 from churn.errors import ChurnError, Refused
+from churn.logs import facts
 from churn.stores.model_cache import ModelCache
 from serving.metrics import Metrics
 from serving.takeups import TakeUps
@@ -42,6 +43,10 @@ class ModelWatch:
         self._thread = Thread(target=self._watch, name="model-watch", daemon=True)
         self.loaded: Loaded | None = None
         self.staging: StagingStatus | None = None
+
+    def newest_label(self) -> datetime | None:
+        """Where the newest label of the model in service ends, if it is known."""
+        return self.loaded.model.newest_label if self.loaded else None
 
     def start(self) -> None:
         """Looks once, so that a cached model answers the first request, then goes on watching."""
@@ -98,7 +103,7 @@ class ModelWatch:
         self.loaded = Loaded(model, now)
         self._metrics.loaded(model, now.timestamp())
         self._takeups.took_up(model)
-        _LOG.info("model version %s is in service", model.version)
+        _LOG.info("model version %s is in service", model.version, extra=facts(version=model.version))
 
     def _note_failure(self, pointer: Pointer | None, error: ChurnError) -> None:
         key, now = pointer.key if pointer else None, time.monotonic()
@@ -106,8 +111,9 @@ class ModelWatch:
             return
         self._backoff.failed(key, now)
         default = "refused" if isinstance(error, Refused) else "unavailable"
-        self._metrics.load_failed(str(error.facts.get("reason", default)))
-        _LOG.warning("the champion could not be loaded: %s", error.message)
+        reason = str(error.facts.get("reason", default))
+        self._metrics.load_failed(reason)
+        _LOG.warning("the champion could not be loaded: %s", error.message, extra=facts(reason=reason))
 
     def _look_at_staging(self) -> None:
         try:

@@ -15,7 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from threading import Condition, Thread, get_ident
 from typing import Any, TypeVar
 
@@ -35,30 +36,34 @@ HELD_SECONDS = 0.02
 
 @dataclass(eq=False)
 class _Job:
-    """A question that waits. Jobs whose `handle` is the same are handed to it together."""
+    """A question that waits. Jobs whose `handle` is the same are handed to it together.
+
+    What is logged and traced meanwhile goes under the name of the first of them: `context` is its request's.
+    """
 
     handle: Together[Any, Any]
     question: Any
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    context: Context = field(default_factory=copy_context)
 
 
 class Workers:
     """`threads` threads; at most `pending` jobs running or waiting; each answered within `seconds`."""
 
     def __init__(self, name: str, *, threads: int, pending: int, seconds: float) -> None:
+        self.name, self.threads, self.limit = name, threads, pending
         self._waiting: deque[_Job] = deque()
         self._since: dict[int, float] = {}  # the threads at work, and from when on
         self._stopped = False
         self._changed = Condition()  # over the three above
         self._looking = False
-        self._pending = pending
         self._busy = 0
         self._seconds = seconds
-        self._threads = [Thread(target=self._work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
+        self._pool = [Thread(target=self._work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
 
     def start(self) -> None:
-        for thread in self._threads:
+        for thread in self._pool:
             thread.start()
 
     def stop(self) -> None:
@@ -66,6 +71,15 @@ class Workers:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that run or wait."""
+        return self._busy
+
+    def is_full(self) -> bool:
+        """Whether the next question would be refused."""
+        return self._busy >= self.limit
 
     async def run(self, job: Callable[[], Result]) -> Result:
         """The job's result or exception; raises Problem when too many wait or it takes too long."""
@@ -76,7 +90,7 @@ class Workers:
 
         An outcome that is an exception is raised, and so is whatever `handle` itself raises. Raises Problem as `run`.
         """
-        if self._busy >= self._pending:
+        if self.is_full():
             raise Problem("overloaded")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
@@ -171,7 +185,7 @@ def _outcomes(jobs: Sequence[_Job]) -> Sequence[Any]:
 
 def _asked(jobs: Sequence[_Job]) -> Sequence[Any]:
     try:
-        return jobs[0].handle([job.question for job in jobs])
+        return jobs[0].context.run(jobs[0].handle, [job.question for job in jobs])
     except Problem as problem:
         return [problem] * len(jobs)
     except Exception as error:

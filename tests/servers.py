@@ -1,4 +1,4 @@
-"""The real programs that tests run against: Redis, PostgreSQL, an MLflow server, Chromium; and strace, for faults.
+"""The real programs that tests run against: Redis, PostgreSQL, MLflow, Chromium; strace for faults, promtool for rules.
 
 Each is started on a free loopback port as a process group of its own and ended by that group.
 `python tests/servers.py` prints the Debian packages of those that are missing here; `.ci/services` installs them.
@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,11 @@ def strace_program() -> str:
     return _first("strace", "strace", shutil.which("strace"))
 
 
+def promtool_program() -> str:
+    """Path of promtool, which reads alert rules as Prometheus does and tries them; raises MissingProgram."""
+    return _first("promtool", "prometheus", shutil.which("promtool"))
+
+
 def _playwright_builds() -> list[str]:
     root = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
     return sorted(map(str, root.glob("chromium-*/chrome-linux*/chrome")))
@@ -90,6 +95,7 @@ def missing_packages() -> list[str]:
         "postgresql": postgres_programs,
         "chromium": chromium_program,
         "strace": strace_program,
+        "prometheus": promtool_program,
     }
     return [package for package, find in needed.items() if not _is_here(find)]
 
@@ -116,11 +122,20 @@ class Owner:
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(following: int = 0) -> int:
+    """A loopback port that nobody listens on now, nor on so many after it."""
+    while True:
+        with ExitStack() as probes, suppress(OSError, OverflowError):
+            first = _bound(probes, 0)
+            for number in range(first + 1, first + 1 + following):
+                _bound(probes, number)
+            return first
+
+
+def _bound(probes: ExitStack, port: int) -> int:
+    probe = probes.enter_context(socket.socket())
+    probe.bind(("127.0.0.1", port))
+    return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 from rich.tree import Tree
 
+from churn import logs
 from churn.domain.access import Scope
 from churn.domain.verdicts import DriftStatus, PromotionVerdict
 from churn.errors import BadInput, ChurnError, ContractBroken, Mismatch, NotReady, Refused, Unavailable
@@ -280,8 +282,9 @@ def serve(
     settings = load_settings(**given)
     following.check_access(settings)
     is_open = settings.mode == "development"
+    log = _log_of(settings)
     if is_open:
-        err.print("[bold yellow]development mode:[/] no API key is asked for; whoever reaches this machine may ask")
+        log.warning("development mode: no API key is asked for; whoever reaches this machine may ask")
 
     def announce(addresses: Sequence[str]) -> None:
         shared, *own = addresses
@@ -290,6 +293,12 @@ def serve(
             out.print(f"each worker by itself, for its metrics: {', '.join(own)}", soft_wrap=True)
 
     following.run_service(settings, announce)
+
+
+def _log_of(settings: Settings) -> logging.Logger:
+    """The log of a process that runs until it is stopped: lines for programs, except at a developer's terminal."""
+    logs.configure(plain=settings.mode == "development" and sys.stderr.isatty())
+    return logging.getLogger("churn.serve")
 
 
 @keys.command("add")
@@ -333,7 +342,13 @@ def stage() -> None:
     """Follow the alias champion and stage verified versions for the service: its side process."""
     from churn.following import follow_champion
 
-    follow_champion(load_settings(), lambda text: err.print(text, soft_wrap=True))
+    settings = load_settings()
+    log = _log_of(settings)
+    try:
+        follow_champion(settings)
+    except ChurnError as error:  # among the service's lines, where only lines belong
+        log.error("the side process cannot follow the champion: %s", error.message)
+        raise typer.Exit(exit_code(error)) from error
 
 
 @app.command(hidden=True)
@@ -341,7 +356,9 @@ def worker(sockets: Annotated[list[int], typer.Argument(help="Numbers of the soc
     """One of the service's several processes."""
     from churn import following
 
-    following.run_worker(load_settings(), sockets)
+    settings = load_settings()
+    _log_of(settings)
+    following.run_worker(settings, sockets)
 
 
 @app.command()

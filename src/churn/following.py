@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import ipaddress
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from datetime import UTC, date, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from churn import wiring
+from churn import logs, wiring
 from churn.core.history import Stint, served_on, stints
 from churn.domain.artifacts import Pointer
 from churn.domain.ledger import History
@@ -23,13 +24,14 @@ from churn.domain.versions import CHAMPION
 from churn.domain.windows import parse_instant
 from churn.errors import BadInput
 from churn.jobs.rollback import RollbackParts, RolledBack, roll_back
-from churn.jobs.stage import Following, StageOutcome, end_with_parent, run
+from churn.jobs.stage import Following, Staged, StageOutcome, end_with_parent, run
 from churn.settings import Settings
 
 if TYPE_CHECKING:
     from churn.jobs.serve import Announce
 
 _APP = "serving.app:create_app"
+_LOG = logging.getLogger("churn.staging")
 
 
 def check_access(settings: Settings) -> None:
@@ -81,7 +83,7 @@ def _binding(settings: Settings) -> dict[str, Any]:
     return {"host": settings.host, "port": settings.port, "drain_seconds": settings.drain_seconds}
 
 
-def follow_champion(settings: Settings, tell: Callable[[str], None]) -> None:
+def follow_champion(settings: Settings) -> None:
     """Stage the champion again and again, until the service that started this process is gone."""
     end_with_parent(sys.stdin.buffer)
     parts = Following(
@@ -90,12 +92,16 @@ def follow_champion(settings: Settings, tell: Callable[[str], None]) -> None:
         admit=wiring.admission(settings),
         ledger=wiring.ledger(settings),
     )
-    run(parts, settings.poll_seconds, Event(), lambda outcome: tell(_staged(outcome)))
+    logs.adopt()  # the registry's client has made handlers of its own
+    run(parts, settings.poll_seconds, Event(), _tell)
 
 
-def _staged(outcome: StageOutcome) -> str:
-    version = f" version {outcome.version.version}" if outcome.version else ""
-    return f"champion: {outcome.kind}{version}{': ' if outcome.message else ''}{outcome.message}"
+def _tell(outcome: StageOutcome) -> None:
+    version = outcome.version.version if outcome.version else None
+    known = logs.facts(outcome=outcome.kind, version=version, **({"reason": outcome.reason} if outcome.reason else {}))
+    level = logging.WARNING if outcome.kind is Staged.FAILED else logging.INFO
+    text = f"champion: {outcome.kind}{f' version {version}' if version else ''}"
+    _LOG.log(level, "%s%s", text, f": {outcome.message}" if outcome.message else "", extra=known)
 
 
 def roll_back_champion(settings: Settings, why: str, tell: Callable[[Pointer, Pointer], None]) -> RolledBack:

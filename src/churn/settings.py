@@ -94,6 +94,12 @@ class Settings(BaseModel):
         "sync",
         description="When a prediction is on disk: sync, before it is answered; buffered, within a second after it",
     )
+    otel_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="OpenTelemetry collector that gets the service's traces, by OTLP over HTTP, such as"
+        " http://127.0.0.1:4318; needs the extra `otel`; not set: no traces",
+    )
     memory_limit_gb: float = Field(4.0, gt=0, description="Memory DuckDB may take before it spills to disk")
     monitor_min_rows: int = Field(200, ge=1, description="Fewer predictions in a window are 'insufficient'")
     fairness_column: Literal["", "subscription_tier"] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,7 @@ def make_site(home: Path) -> Site:
         max_feature_age=timedelta(days=31),
         user_id_type="integer",
         keys=None,
-        limits=Limits(batch=100, body_bytes=200_000, answer_seconds=2.0),
+        limits=Limits(batch=int(os.environ.get("BATCH_LIMIT", "100")), body_bytes=200_000, answer_seconds=2.0),
     )
     return Site(home, online, FakeRegistry(), cache, parts)
 

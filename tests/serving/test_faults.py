@@ -242,7 +242,7 @@ def test_a_failing_side_process_is_told_and_does_not_hinder(served: Site, client
     assert eventually(lambda: client.get("/readyz").json()["degraded"] == ["staging_failing"])
     staging = client.get("/v1/model").json()["staging"]
     assert (staging["status"], staging["last_failure_reason"]) == ("failing", "digest")
-    assert "churn_staging_failures 3.0" in client.get("/metrics").text
+    assert "churn_staging_failures_total 3.0" in client.get("/metrics").text
 
 
 def test_the_cache_of_a_model_for_another_feature_service_is_refused_at_load(site: Site) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from churn.core.forest import Predict, forest_members, forest_predictor, reference_predictor
 from churn.core.reasons import Explainer, margins
@@ -38,7 +39,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class Card:
-    """What training says about its model. A change of meaning raises `CARD_FORMAT`."""
+    """What training says about its model. A change of meaning raises `CARD_FORMAT`.
+
+    `newest_label` is the end (UTC) of the newest horizon that it was trained or tested on; None on older cards.
+    """
 
     features: tuple[str, ...]
     feature_service: str
@@ -47,6 +51,7 @@ class Card:
     golden: Golden
     contact: ContactPlan
     reference_sha256: str = ""
+    newest_label: AwareDatetime | None = None
     format: int = CARD_FORMAT
 
 
@@ -83,7 +88,7 @@ def digest_of(files: Mapping[str, bytes]) -> str:
 
 def card_bytes(card: Card) -> bytes:
     """The card as training writes it."""
-    return json.dumps(asdict(card), indent=1, sort_keys=True, allow_nan=False).encode()
+    return json.dumps(asdict(card), indent=1, sort_keys=True, allow_nan=False, default=datetime.isoformat).encode()
 
 
 def golden_rows(vectors: NDArray[np.float64], probabilities: NDArray[np.float64]) -> Golden:
@@ -128,6 +133,7 @@ def open_artifact(artifact: Artifact, load_estimator: Callable[[bytes], Any], ex
         contact=card.contact,
         explain=_checked_explainer(estimator, predict, card.golden),
         size_bytes=sum(len(artifact.files[name]) for name in SERVED_FILES),
+        newest_label=card.newest_label,
     )
 
 

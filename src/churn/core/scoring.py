@@ -39,7 +39,8 @@ class ServedModel:
     """A loaded, verified model version. `predict` maps (n, len(features)) to n probabilities in [0, 1].
 
     `explain` divides these probabilities among the features (reasons.py); None when the model is not made of forests.
-    `size_bytes` is that of the served files.
+    `size_bytes` is that of the served files; `newest_label` the end (UTC) of the newest horizon it was trained or
+    tested on, None when it is not known.
     """
 
     version: str
@@ -51,6 +52,7 @@ class ServedModel:
     contact: ContactPlan = NO_PLAN
     explain: Explain | None = None
     size_bytes: int = 0
+    newest_label: datetime | None = None
 
 
 @dataclass(frozen=True)

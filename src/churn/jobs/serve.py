@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ _RESTART_SECONDS = (0.25, 30.0)
 _SOUND_SECONDS = 10.0
 _FIRST_REQUEST_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOG = logging.getLogger("churn.serve")
 Announce = Callable[[Sequence[str]], None]
 
 
@@ -84,8 +86,10 @@ class SideProcess:
         """Waits for the program's end; the seconds that took."""
         assert self._child is not None and self._child.stdin is not None
         since = time.monotonic()
-        self._child.wait()
+        code = self._child.wait()
         self._child.stdin.close()
+        if not self._stop.is_set():
+            _LOG.warning("a program beside ended with %d and is started again: %s", code, " ".join(self._command[1:]))
         return time.monotonic() - since
 
 
@@ -176,7 +180,9 @@ def serve(
         side.start()
         try:
             announce([_address(listener)])
+            _LOG.info("serving on %s", _address(listener))
             _run(app, [listener], drain_seconds)
+            _LOG.info("the service has ended")
         finally:
             side.stop()
 
@@ -215,11 +221,13 @@ def serve_by_workers(
         for each in (*kept, side):
             each.start()
         announce([_address(listener) for listener in (shared, *own)])
+        _LOG.info("serving on %s", _address(shared))
         asked.wait()
         for each in kept:
             each.signal(numbers[0])
         for listener in (shared, *own):  # else connections would wait here for nobody once the workers leave
             listener.close()
+    _LOG.info("the service has ended")
 
 
 def serve_as_worker(app: str, numbers: Sequence[int], drain_seconds: float) -> None:
@@ -283,6 +291,7 @@ def _config(app: str) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=True,
+        log_config=None,  # its messages go where ours do
         http="httptools",
         ws="none",
         log_level="warning",

@@ -228,6 +228,7 @@ def _card(plan: TrainingPlan, rows: SplitRows, result: Evaluated, advice: Advice
             golden=golden_rows(golden, probabilities(result.fitted.estimator, golden)),
             contact=advice.contact.plan,
             reference_sha256=sha256(reference).hexdigest(),
+            newest_label=max(rows.split.test) + plan.horizon,
         )
     )
 

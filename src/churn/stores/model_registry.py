@@ -61,6 +61,7 @@ from churn.errors import NotReady, Refused, Unavailable
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that does not answer is told by us, once
 # MLflow calls a missing version the one and a missing alias the other.
 MISSING = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
 LOGGED_MODEL = re.compile(r"models:/(m-[0-9a-f]{32})")
