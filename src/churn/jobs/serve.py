@@ -23,7 +23,7 @@ from churn.errors import Unavailable
 GRACE_SECONDS = 10.0
 _RESTART_SECONDS = (0.25, 30.0)
 _SOUND_SECONDS = 10.0
-_LAST_REQUESTS_SECONDS = 0.2
+_FIRST_REQUEST_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOG = logging.getLogger("churn.serve")
 Announce = Callable[[Sequence[str]], None]
@@ -142,7 +142,14 @@ class _Server(uvicorn.Server):
             server.close()
         for connection in [each for listener in spare for each in _waiting(listener)]:
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        await asyncio.sleep(_LAST_REQUESTS_SECONDS)
+        end = time.monotonic() + _FIRST_REQUEST_SECONDS
+        await asyncio.sleep(0.05)
+        while time.monotonic() < end and not self._hurries and self._has_unheard():
+            await asyncio.sleep(0.05)
+
+    def _has_unheard(self) -> bool:
+        """Whether some connection has not brought its first request yet: uvicorn would close it unheard."""
+        return any(getattr(connection, "cycle", self) is None for connection in self.server_state.connections)
 
     def _protocol(self) -> asyncio.Protocol:
         kind = self.config.http_protocol_class
@@ -285,6 +292,8 @@ def _config(app: str) -> uvicorn.Config:
         app,
         factory=True,
         log_config=None,  # its messages go where ours do
+        http="httptools",
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
