@@ -81,8 +81,8 @@ fix: $(VENV)/.dev ## what can be mended by a program
 test: $(VENV)/.dev services check ## everything that CI runs
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.dev ## speed and memory of each step: docs/benchmarks.md, build/bench.json
-	$(VENV)/bin/python benchmarks/bench.py
+bench: $(VENV)/.dev services ## speed and memory beside rivals: docs/benchmarks.md, build/bench.json
+	@$(VENV)/bin/python -m benchmarks.bench
 
 quality: $(VENV)/.dev ## quality on real logs beside the baselines: docs/quality.md, build/quality.json
 	$(VENV)/bin/python benchmarks/quality.py

@@ -1,6 +1,6 @@
-"""The forest's path beside scikit-learn and others -> a table on stdout; the figures of docs/decisions/0020.
+"""The forest's path beside scikit-learn and others -> docs/benchmarks.md; the figures of docs/decisions/0020.
 
-    python benchmarks/forest.py                     # ours, a loop over the trees, scikit-learn
+    python -m benchmarks.forest                     # ours, a loop over the trees, scikit-learn
     pip install treelite onnxruntime skl2onnx       # in an environment of its own: these too
 
 A forest as training grows it, on rows of which every tenth cell is null. Votes alone, without calibration, since others
@@ -10,8 +10,10 @@ have none; the last line is ours with it. Differences are the largest ones from 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,31 +25,55 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 
+from benchmarks.figures import Figure, at_least, at_most, run, size
 from churn.core.forest import forest_members, forest_predictor
 from churn.domain.schema import FEATURE_NAMES, FEATURES
 
-TREES, GROWN_ON, ASKED = 200, 40_000, 10_000
-SIZES = {1: 1_000, 10: 300, 100: 100, 1_000: 20, 10_000: 5}  # rows of a call, and how many calls
+TREES = size("TREES", 200)
+GROWN_ON = size("GROWN_ON", 40_000)
+ASKED = LARGEST = 10_000
+CALLS = size("CALLS", 1_000)
+SIZES = {1: CALLS, 10: CALLS // 3, 100: CALLS // 10, 1_000: CALLS // 50, LARGEST: max(CALLS // 200, 1)}  # rows: calls
 IDLE = FEATURE_NAMES.index("days_since_last_activity")
 Vectors = NDArray[np.float64]
 Ask = Callable[[Vectors], Vectors]
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Timed:
+    """p50 and p99 in ms by rows a call, and the farthest from `predict_proba`: on full rows, and on such with nulls."""
+
+    ms: Mapping[int, tuple[float, float]]
+    full: float
+    holed: float
+
+
+def measure(_home: Path) -> Iterator[Figure]:
     model = fitted()
     forest = model.calibrated_classifiers_[0].estimator.estimator
-    full, holed = np.nan_to_num(vectors(ASKED, seed=2)), vectors(ASKED, seed=2)
-    table = Table("path", *(f"{size:,} p50 / p99 ms" for size in SIZES), "farthest", "with nulls")
-    for name, ask in paths(forest):
-        off = [f"{np.abs(ask(rows) - forest.predict_proba(rows)[:, 1]).max():.2g}" for rows in (full, holed)]
-        table.add_row(name, *timed(ask, holed), *off)
-    ours = forest_predictor(model)
-    off = [f"{np.abs(ours(rows) - model.predict_proba(rows)[:, 1]).max():.2g}" for rows in (full, holed)]
-    table.add_row("ours, calibrated", *timed(ours, holed), *off)
+    found = {name: timed(ask, forest) for name, ask in paths(forest)}
+    ours = timed(forest_predictor(model), model)
+    Console(stderr=True, width=160).print(_table({**found, "ours, calibrated": ours}))
     nodes = sum(each.tree_.node_count for each in forest.estimators_)
-    console = Console(width=160)
-    console.print(table)
-    console.print(f"{TREES} trees, {nodes:,} nodes, {len(FEATURE_NAMES)} features")
+    yield Figure(f"nodes of the {TREES} trees", nodes, "nodes")
+    rival = timed(lambda rows: model.predict_proba(rows)[:, 1], model)
+    for rows, goal, of in ((1, at_most(0.15), "value"), (LARGEST, at_least(1), "ratio")):
+        mine, theirs = ours.ms[rows][0], rival.ms[rows][0]
+        told = f"predict_proba: {theirs:,.3g} ms"
+        yield Figure(f"probabilities, {rows:,} rows a call, p50", mine, "ms", told, theirs / mine, goal, of)
+    yield Figure("farthest from predict_proba, nulls included", max(ours.full, ours.holed), "", goal=at_most(1e-9))
+    for name, each in found.items():
+        for rows in (1, LARGEST):
+            yield Figure(f"votes by {name}, {rows:,} rows a call, p50", each.ms[rows][0], "ms")
+        yield Figure(f"votes by {name}, farthest from scikit-learn's where cells are null", each.holed, "")
+
+
+def _table(found: Mapping[str, Timed]) -> Table:
+    table = Table("path", *(f"{size:,} p50 / p99 ms" for size in SIZES), "farthest", "with nulls")
+    for name, each in found.items():
+        times = (f"{middle:.3f} / {late:.3f}" for middle, late in each.ms.values())
+        table.add_row(name, *times, f"{each.full:.2g}", f"{each.holed:.2g}")
+    return table
 
 
 def fitted() -> Any:
@@ -129,18 +155,27 @@ def onnx_path(forest: Any) -> tuple[str, Ask]:
     return f"ONNX Runtime {version}", lambda rows: session.run(None, {"X": rows.astype(np.float32)})[1][:, 1]
 
 
-def timed(ask: Ask, rows: Vectors) -> Iterator[str]:
-    """p50 / p99 in ms for every size of call."""
-    for size, calls in SIZES.items():
-        ask(rows[:size])
-        times = [clocked(ask, rows[place * size % ASKED :][:size]) for place in range(calls)]
-        yield f"{np.quantile(times, 0.5):.3f} / {np.quantile(times, 0.99):.3f}"
+def timed(ask: Ask, reference: Any) -> Timed:
+    """How long a path takes for every size of call, and how far it is from what the reference says."""
+    full, holed = np.nan_to_num(vectors(ASKED, seed=2)), vectors(ASKED, seed=2)
+    off = [float(np.abs(ask(rows) - reference.predict_proba(rows)[:, 1]).max()) for rows in (full, holed)]
+    return Timed({rows: _quantiles(ask, holed, rows) for rows in SIZES}, *off)
+
+
+def _quantiles(ask: Ask, rows: Vectors, asked: int) -> tuple[float, float]:
+    ask(rows[:asked])
+    times = [clocked(ask, rows[place * asked % ASKED :][:asked]) for place in range(SIZES[asked])]
+    return float(np.quantile(times, 0.5)), float(np.quantile(times, 0.99))
 
 
 def clocked(ask: Ask, rows: Vectors) -> float:
     started = time.perf_counter()
     ask(rows)
     return (time.perf_counter() - started) * 1000
+
+
+def main() -> None:
+    run("forest", measure)
 
 
 if __name__ == "__main__":

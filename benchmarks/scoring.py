@@ -1,6 +1,6 @@
-"""Batch scoring, from the offline store to Parquet, beside `predict_proba` on the same rows -> a table on stdout.
+"""Batch scoring, from the offline store to Parquet, beside `predict_proba` on the same rows -> docs/benchmarks.md.
 
-    python benchmarks/scoring.py         # SCORED_USERS=100000 for fewer than a million
+    python -m benchmarks.scoring         # BENCH_SCORED_USERS=100000 for fewer than a million
 
 A forest of the shape that training grows; an export as the warehouse writes it, with every tenth cell null. Either runs
 in a process of its own, so that its peak memory is its own.
@@ -8,72 +8,36 @@ in a process of its own, so that its peak memory is its own.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
-import resource
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from forest import IDLE, fitted, vectors
-from rich.console import Console
 
+from benchmarks.figures import REPOSITORY, Figure, at_least, at_most, run, size
+from benchmarks.forest import fitted
+from benchmarks.planted import CUTOFF, HORIZON_DAYS, export_of, write_export
+from benchmarks.steps import measured
 from churn.core.forest import forest_predictor
 from churn.core.scoring import ServedModel
-from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE, FEATURE_VIEW, JOIN_KEY, TIMESTAMP
-from churn.domain.windows import cutoff_name
+from churn.domain.schema import FEATURE_NAMES, FEATURE_SERVICE
 
-USERS = int(os.environ.get("SCORED_USERS", "1000000"))
-PART = 100_000
-CUTOFF = datetime(2026, 1, 1, tzinfo=UTC)
-HORIZON_DAYS = 60
+USERS = size("SCORED_USERS", 1_000_000)
+SLOWEST = 1.5  # times predict_proba alone
 
 
-def main() -> None:
-    console = Console()
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        write_export(home)
-        (home / "model.pickle").write_bytes(pickle.dumps(fitted()))
-        alone, alone_gb = measured(predict_alone, home)
-        ours, ours_gb = measured(score_to_parquet, home)
-    console.print(f"{USERS:,} users: predict_proba alone {alone:.1f} s, {alone_gb:.2f} GB")
-    console.print(
-        f"offline store to Parquet {ours:.1f} s, {ours_gb:.2f} GB: {ours / alone:.2f} times predict_proba alone"
-    )
-
-
-def write_export(home: Path) -> None:
-    path = export_of(home)
-    path.parent.mkdir(parents=True)
-    writer = None
-    for table in tables():
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-        writer.write_table(table)
-    if writer:
-        writer.close()
-
-
-def tables() -> Iterator[pa.Table]:
-    """PART users at a time, all of them eligible."""
-    for start in range(0, USERS, PART):
-        count = min(PART, USERS - start)
-        rows = vectors(count, seed=start + 3)
-        rows[:, IDLE] %= HORIZON_DAYS
-        features = {name: pa.array(rows[:, place], from_pandas=True) for place, name in enumerate(FEATURE_NAMES)}
-        stamp = pa.array(np.full(count, np.datetime64(CUTOFF.replace(tzinfo=None), "us")))
-        yield pa.table({JOIN_KEY: np.arange(start, start + count), TIMESTAMP: stamp, **features})
-
-
-def export_of(home: Path) -> Path:
-    return home / "offline" / FEATURE_VIEW / f"{cutoff_name(CUTOFF)}.parquet"
+def measure(home: Path) -> Iterator[Figure]:
+    write_export(export_of(home), USERS)
+    (home / "model.pickle").write_bytes(pickle.dumps(fitted()))
+    alone, ours = measured(predict_alone, home), measured(score_to_parquet, home)
+    told = f"predict_proba alone: {alone.result:.1f} s, {alone.peak_gb:.2f} GB"
+    name = f"{USERS:,} users from the offline store to scores in Parquet"
+    ratio = alone.result / ours.result
+    yield Figure(name, ours.result, "s", told, ratio, at_least(round(1 / SLOWEST, 3)), "ratio")
+    yield Figure(f"{name}, peak memory", ours.peak_gb, "GB", goal=at_most(2))
 
 
 def predict_alone(home: Path) -> float:
@@ -91,27 +55,20 @@ def score_to_parquet(home: Path) -> float:
     from churn.jobs.score import score_users
     from churn.river import write_scores
     from churn.stores.feature_store import Features, FeatureStoreConfig
+    from churn.stores.online.store import OnlineStore, open_table
 
     model = pickle.loads((home / "model.pickle").read_bytes())
     served = ServedModel("1", "", FEATURE_SERVICE, FEATURE_NAMES, HORIZON_DAYS, forest_predictor(model))
-    repository = Path(__file__).resolve().parents[1] / "feature_repo"
-    store = Features(
-        FeatureStoreConfig(repo=repository, home=home, user_id_type="integer", ttl=timedelta(days=HORIZON_DAYS))
-    )
+    config = FeatureStoreConfig(REPOSITORY / "feature_repo", home, "integer", timedelta(days=HORIZON_DAYS))
+    store = Features(config, OnlineStore(open_table(home)))
     started = time.monotonic()
     scored = score_users(store, served, CUTOFF, lambda done, total: None)
     write_scores(scored, home / "scores.parquet")
     return time.monotonic() - started
 
 
-def measured(step: Callable[[Path], float], home: Path) -> tuple[float, float]:
-    """What a step says, and the peak memory in GB of a fresh process that did nothing else."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_in_child, step, home).result()
-
-
-def _in_child(step: Callable[[Path], float], home: Path) -> tuple[float, float]:
-    return step(home), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def main() -> None:
+    run("scoring", measure)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def program(
     site: Site, *arguments: str, before: Sequence[str] = (), env: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A started service of `site` and its address; `before` is the program that it is started by."""
-    port = servers.free_port()
+    port = servers.free_port(following=4)
     address = f"http://127.0.0.1:{port}"
     command = [*before, sys.executable, *arguments, str(port)]
     with servers.running(
