@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from tests.models import calibrated_forest
 from tests.serving.conftest import Site, eventually
@@ -15,6 +16,7 @@ from tests.serving.conftest import Site, eventually
 USERS = list(range(1, 11))
 
 
+@pytest.mark.fault("L7")
 def test_promotions_under_load_fail_no_request_and_mix_no_versions(served: Site) -> None:
     vectors = np.array([served.online.rows[user].vector for user in USERS])
     expected = {str(seed): calibrated_forest(seed).predict_proba(vectors)[:, 1].tolist() for seed in (1, 2, 3)}

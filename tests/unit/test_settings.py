@@ -123,12 +123,14 @@ def test_a_value_that_cannot_be_used_is_refused_by_the_name_of_its_setting(
         load_settings({f"CHURN_{variable}": value}, home=tmp_path)
 
 
+@pytest.mark.fault("S10")
 def test_a_short_signing_key_is_refused_without_being_shown(tmp_path: Path) -> None:
     message = refused({"CHURN_SIGNING_KEY": "secret-but-short"}, tmp_path)
     assert "signing_key: " in message and "at least 32 characters" in message
     assert "secret-but-short" not in message
 
 
+@pytest.mark.fault("S10")
 def test_a_signing_key_shows_in_no_text_of_the_settings(tmp_path: Path) -> None:
     found = load_settings({"CHURN_SIGNING_KEY": "s3cret" * 8}, home=tmp_path)
     assert found.signing_key.get_secret_value() == "s3cret" * 8
