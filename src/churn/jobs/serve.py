@@ -17,6 +17,7 @@ from churn.errors import Unavailable
 
 _GRACE_SECONDS = 10
 _RESTART_SECONDS = (1.0, 30.0)
+_CONNECTION = "serving.connections:Connection"
 
 
 class SideProcess:
@@ -97,6 +98,7 @@ def _config(app: str) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=True,
+        http=_CONNECTION,
         log_level="warning",
         access_log=False,
         server_header=False,
