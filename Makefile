@@ -77,6 +77,7 @@ fix: $(VENV)/.dev ## what can be mended by a program
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/python .ci/derived_files.py
+	$(VENV)/bin/python .ci/reliability_page.py
 
 test: $(VENV)/.dev services check ## everything that CI runs
 	$(VENV)/bin/pytest $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""The real programs that tests run against: Redis, PostgreSQL, MLflow, Chromium; strace for faults, promtool for rules.
+"""The real programs that tests run against, Redis, PostgreSQL, MLflow, Chromium, and helpers such as strace.
 
 Each is started on a free loopback port as a process group of its own and ended by that group.
 `python tests/servers.py` prints the Debian packages of those that are missing here; `.ci/services` installs them.
@@ -76,6 +76,14 @@ def promtool_program() -> str:
     return _first("promtool", "prometheus", shutil.which("promtool"))
 
 
+def faketime_library() -> str:
+    """Path of the library that changes the time for a program that it is loaded into; raises MissingProgram."""
+    places = [
+        place for root in ("/usr/lib", "/usr/local/lib") for place in Path(root).glob("**/faketime/libfaketimeMT.so.1")
+    ]
+    return _first("libfaketime", "faketime", *map(str, sorted(places)))
+
+
 def _playwright_builds() -> list[str]:
     root = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
     return sorted(map(str, root.glob("chromium-*/chrome-linux*/chrome")))
@@ -96,6 +104,7 @@ def missing_packages() -> list[str]:
         "chromium": chromium_program,
         "strace": strace_program,
         "prometheus": promtool_program,
+        "faketime": faketime_library,
     }
     return [package for package, find in needed.items() if not _is_here(find)]
 

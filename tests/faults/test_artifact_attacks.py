@@ -99,6 +99,7 @@ def test_the_payload_runs_where_a_model_may_say_whom_to_trust(tmp_path: Path) ->
 # -- planted in the artifact store ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("L1", "S5")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_with_the_registered_digest_nothing_planted_is_parsed_at_all(attack: str, served: Served) -> None:
     def parse(data: bytes) -> Any:
@@ -112,11 +113,13 @@ def test_with_the_registered_digest_nothing_planted_is_parsed_at_all(attack: str
     assert served.look(files, digest_of(GOOD)) == "digest"
 
 
+@pytest.mark.fault("S5")
 @pytest.mark.parametrize("attack", GENTLE)
 def test_with_a_digest_of_the_attackers_own_it_is_refused_by_what_it_is(attack: str, served: Served) -> None:
     assert served.look(evil_files(attack, served.canary)) == ATTACKS[attack][1]
 
 
+@pytest.mark.fault("L1")
 def test_one_flipped_byte_is_refused_wherever_it_is(served: Served) -> None:
     rng = np.random.default_rng(0)
     opened = partial(open_artifact, load_estimator=pytest.fail, expected=Expected(SKLEARN_VERSION))
@@ -135,6 +138,7 @@ def test_a_schema_that_would_fill_the_memory_is_refused_before_it_is_parsed() ->
     assert caught.value.facts["reason"] == "zip"
 
 
+@pytest.mark.fault("M2")
 @pytest.mark.parametrize("name", [MODEL_FILE, CARD_FILE])
 def test_half_an_upload_is_refused(name: str, served: Served) -> None:
     assert served.look({each: GOOD[each] for each in GOOD if each != name}, digest_of(GOOD)) == "missing_file"
@@ -161,6 +165,7 @@ def piped(folder: Path, outside: Path) -> None:
     os.mkfifo(folder / MODEL_FILE)
 
 
+@pytest.mark.fault("S6")
 @pytest.mark.parametrize("plant", [linked, piped])
 def test_a_served_file_that_is_no_plain_file_is_refused_even_with_the_right_content(
     plant: Callable[[Path, Path], None], served: Served, tmp_path: Path
@@ -182,6 +187,7 @@ def test_a_served_file_that_is_no_plain_file_is_refused_even_with_the_right_cont
     assert caught.value.facts["reason"] == "file_kind"
 
 
+@pytest.mark.fault("S6")
 def test_a_staged_folder_that_is_a_link_is_refused_at_load(served: Served, tmp_path: Path) -> None:
     staged = tmp_path / "cache" / "models" / served.champion.folder
     staged.rename(tmp_path / "elsewhere")
@@ -191,6 +197,7 @@ def test_a_staged_folder_that_is_a_link_is_refused_at_load(served: Served, tmp_p
     assert caught.value.facts["reason"] == "file_kind"
 
 
+@pytest.mark.fault("S6")
 def test_a_hard_link_is_copied_so_that_who_keeps_the_other_name_changes_nothing(served: Served, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(artifact_files(2)[MODEL_FILE])
 
@@ -233,6 +240,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str | N
     return found
 
 
+@pytest.mark.fault("S5")
 @pytest.mark.parametrize("attack", [*GENTLE, *FATAL])
 def test_no_code_runs_while_it_is_opened(attack: str, watched: dict[str, tuple[str | None, list[str]]]) -> None:
     assert watched.get(attack, "the process ended or hung") == (ATTACKS[attack][1], [])
@@ -309,6 +317,7 @@ def test_a_version_that_nobody_touched_is_taken(real: Real) -> None:
     assert wiring.load_version(real.settings)(real.registry.get("2")).version == "2"
 
 
+@pytest.mark.fault("L1", "S5")
 @pytest.mark.parametrize("attack", ["a pickle", "a joblib file", "a process to start", "a bomb", "a truncated model"])
 def test_a_model_exchanged_in_the_artifact_store_is_refused(attack: str, real: Real) -> None:
     (real.folder / MODEL_FILE).write_bytes(ATTACKS[attack][0](real.canary))
@@ -325,6 +334,7 @@ def rewritten(real: Real) -> None:
     )
 
 
+@pytest.mark.fault("S5")
 def test_a_rewritten_mlmodel_is_not_read_and_the_pickle_it_names_is_refused(real: Real) -> None:
     rewritten(real)
     (real.folder / MODEL_FILE).write_bytes(pickle.dumps(Payload(real.canary)))
@@ -340,12 +350,14 @@ def test_a_rewritten_mlmodel_beside_an_untouched_model_changes_nothing(real: Rea
     assert stage_champion(following(real.registry, real.cache)).kind is Staged.STAGED
 
 
+@pytest.mark.fault("M2")
 @pytest.mark.parametrize("name", [MODEL_FILE, CARD_FILE, REFERENCE_FILE])
 def test_half_an_upload_in_the_artifact_store_is_not_taken(name: str, real: Real) -> None:
     (real.folder / name).unlink()
     assert real.refusal() == "unavailable"
 
 
+@pytest.mark.fault("S6")
 def test_a_link_in_the_artifact_store_is_refused_though_it_leads_to_the_right_content(
     real: Real, tmp_path: Path
 ) -> None:
@@ -354,12 +366,14 @@ def test_a_link_in_the_artifact_store_is_refused_though_it_leads_to_the_right_co
     assert real.refusal() == "file_kind"
 
 
+@pytest.mark.fault("S6")
 def test_a_folder_of_the_artifact_store_that_is_a_link_is_refused(real: Real, tmp_path: Path) -> None:
     real.folder.rename(tmp_path / "outside")
     real.folder.symlink_to(tmp_path / "outside")
     assert real.refusal() == "file_kind"
 
 
+@pytest.mark.fault("S6")
 def test_a_pipe_in_the_artifact_store_is_refused_instead_of_waited_for(real: Real) -> None:
     (real.folder / MODEL_FILE).unlink()
     os.mkfifo(real.folder / MODEL_FILE)

@@ -1,4 +1,4 @@
-"""The prediction log beside sudden ends and broken disks, in processes of its own (rows P1 to P6 of the fault list).
+"""The prediction log beside sudden ends and broken disks, in processes of its own.
 
 PREDICTION_LOG_ROUNDS and PREDICTION_LOG_RECORDS make the rounds of killing and the records of two writers more.
 """
@@ -81,6 +81,7 @@ def acknowledged(told: Path) -> dict[str, float]:
 # -- P1: kill -9 -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P1")
 def test_every_acknowledged_record_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     """Segments of 20 kB, so that many rounds are killed in the middle of a rotation."""
     seed = random.randrange(10**6)
@@ -99,6 +100,7 @@ def test_every_acknowledged_record_survives_kill_9_at_any_moment(tmp_path: Path)
     assert logged(tmp_path / "log")[0] == found
 
 
+@pytest.mark.fault("P1")
 def test_a_buffered_log_loses_at_most_the_last_second_by_kill_9(tmp_path: Path) -> None:
     seed = random.randrange(10**6)
     chance = random.Random(seed)
@@ -115,6 +117,7 @@ def test_a_buffered_log_loses_at_most_the_last_second_by_kill_9(tmp_path: Path) 
 # -- P2: on disk before it leaves --------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P2")
 def test_the_service_syncs_the_log_before_it_sends_the_answer(tmp_path: Path) -> None:
     """Order of write(log), fdatasync and the send of the 200, as the kernel saw it."""
     site, trace = make_site(tmp_path / "site"), tmp_path / "trace"
@@ -148,6 +151,7 @@ def strace_with(fault: str) -> list[str]:
     return [strace_program(), "-f", "-q", "-o", "/dev/null", "-e", f"inject={fault}"]
 
 
+@pytest.mark.fault("P3")
 @pytest.mark.parametrize("mode", ["sync", "buffered"])
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EDQUOT", "EROFS"])
 def test_a_disk_that_fails_and_recovers_loses_nothing_that_was_acknowledged(
@@ -164,6 +168,7 @@ def test_a_disk_that_fails_and_recovers_loses_nothing_that_was_acknowledged(
 # -- P4: slow disks --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P4")
 def test_a_slow_disk_costs_latency_in_sync_mode_and_nothing_else(tmp_path: Path) -> None:
     fault = strace_with("fdatasync:delay_enter=100000")
     begun = time.monotonic()
@@ -173,6 +178,7 @@ def test_a_slow_disk_costs_latency_in_sync_mode_and_nothing_else(tmp_path: Path)
     assert len(told) == 20
 
 
+@pytest.mark.fault("P4")
 def test_a_stalling_disk_refuses_in_buffered_mode_and_loses_nothing_that_was_taken(tmp_path: Path) -> None:
     fault = strace_with("fdatasync:delay_enter=2500000:when=1")
     told = [
@@ -186,6 +192,7 @@ def test_a_stalling_disk_refuses_in_buffered_mode_and_loses_nothing_that_was_tak
 # -- P6: several writers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P6")
 def test_two_processes_write_whole_lines_into_segments_of_their_own(tmp_path: Path) -> None:
     told = [tmp_path / "one", tmp_path / "two"]
     command = writer(tmp_path / "log", "sync", 2, RECORDS // 4, 100_000)

@@ -59,6 +59,7 @@ def test_a_logged_model_can_be_registered_and_get_an_alias(registry_uri: str) ->
     assert client.get_model_version_by_alias("accepted", "champion").source == logged.model_uri
 
 
+@pytest.mark.fault("S8")
 @pytest.mark.parametrize("source", ["s3://elsewhere/model", "file:///etc", "models:/m-short"])
 def test_files_from_elsewhere_are_no_model_version(registry_uri: str, source: str) -> None:
     client = mlflow.MlflowClient(registry_uri, registry_uri)
@@ -68,6 +69,7 @@ def test_files_from_elsewhere_are_no_model_version(registry_uri: str, source: st
         client.create_model_version("refused", source)
 
 
+@pytest.mark.fault("S8")
 @pytest.mark.parametrize(("host", "status"), [("mlflow:5000", 200), ("elsewhere.example", 403)])
 def test_the_server_answers_to_its_own_names_only(registry_uri: str, host: str, status: int) -> None:
     url = f"{registry_uri}/api/2.0/mlflow/experiments/search"

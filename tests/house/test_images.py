@@ -65,6 +65,7 @@ def test_the_service_image_holds_no_dbt_evidently_or_whole_mlflow() -> None:
     assert not names & {"mlflow", "evidently", "dbt-core", "dbt-duckdb", "matplotlib"}
 
 
+@pytest.mark.fault("S13")
 def test_the_last_stage_is_the_service_and_runs_as_nobody_in_particular() -> None:
     assert list(stages())[-1] == "service"
     users = [line for line in stages()["base"] if line.startswith("USER ")]
@@ -86,6 +87,7 @@ def test_base_images_name_their_patch_version() -> None:
         assert re.fullmatch(r"[a-z]+:\d+\.\d+(\.\d+)?-[a-z-]+", image), image
 
 
+@pytest.mark.fault("S9")
 def test_compose_runs_the_service_mlflow_redis_and_postgresql_each_with_a_health_check() -> None:
     assert set(SERVICES) == {"service", "mlflow", "redis", "postgres"}
     for name, service in SERVICES.items():
@@ -99,6 +101,7 @@ def test_compose_builds_stages_that_exist() -> None:
         assert service.get("build", {}).get("target", "service") in stages()
 
 
+@pytest.mark.fault("S12")
 def test_compose_has_no_default_for_any_variable_and_the_example_gives_no_value() -> None:
     variables = re.findall(r"(?<!\$)\$\{(\w+)(:\?)?", COMPOSE_TEXT)
     assert all(required for _, required in variables)
@@ -108,12 +111,14 @@ def test_compose_has_no_default_for_any_variable_and_the_example_gives_no_value(
     assert not any(assigned.values())
 
 
+@pytest.mark.fault("S8")
 def test_compose_publishes_ports_on_the_loopback_only() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
+@pytest.mark.fault("F5", "S8")
 def test_redis_never_evicts_and_mlflow_runs_no_jobs_and_answers_to_its_own_names_only() -> None:
     assert "--maxmemory-policy noeviction" in json.dumps(SERVICES["redis"]["command"])
     assert "--appendonly yes" in json.dumps(SERVICES["redis"]["command"])

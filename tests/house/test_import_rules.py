@@ -44,6 +44,7 @@ print(*sorted({KEPT_OUT_OF_THE_SERVICE!r} & sys.modules.keys()))
 """
 
 
+@pytest.mark.fault("F13")
 @pytest.mark.parametrize(("store", "reason"), [("sqlite", "feature_store_empty"), ("redis", "redis_down")])
 def test_the_service_process_loads_neither_feast_nor_the_libraries_of_the_jobs(
     store: str, reason: str, tmp_path: Path

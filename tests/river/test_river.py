@@ -68,6 +68,7 @@ def test_the_version_carries_its_whole_lineage(river: River, version: Any) -> No
     assert all(lineage[name] for name in ("dbt_sha256", "lock_sha256", "data_sha256"))
 
 
+@pytest.mark.fault("F15")
 def test_online_equals_offline_for_every_user(river: River) -> None:
     done = succeeded(river.mlflow_run("verify"))
     assert "1,500 users at 2025-06-24 00:00Z: online equals offline" in done.stdout + done.stderr
@@ -97,6 +98,7 @@ def test_batch_scores_say_whom_the_version_would_contact(scores: pd.DataFrame) -
     assert scores.loc[chosen, "churn_probability"].min() > scores.loc[~chosen, "churn_probability"].max()
 
 
+@pytest.mark.fault("P7")
 def test_every_answer_is_in_the_prediction_log_with_its_vector(
     river: River, scores: pd.DataFrame, answers: dict[str, Any]
 ) -> None:

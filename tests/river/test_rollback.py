@@ -82,6 +82,7 @@ def serve_the_second(address: str, registry: Registry) -> None:
     wait_for_version(address, "2")
 
 
+@pytest.mark.fault("L9")
 def test_a_rollback_is_served_in_time_with_registry_and_artifacts_gone_and_lasts_when_they_return(
     deployment: Deployment,
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_rollback_is_served_in_time_with_registry_and_artifacts_gone_and_lasts
         wait_for_version(address, "2")
 
 
+@pytest.mark.fault("L9")
 def test_one_click_goes_back_to_the_version_before_with_the_artifacts_gone(deployment: Deployment, page: Page) -> None:
     registry = with_two_versions(deployment)
     with deployment.river.service() as address:

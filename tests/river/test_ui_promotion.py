@@ -54,6 +54,7 @@ def champion_and_challenger(river: River, client: mlflow.MlflowClient) -> tuple[
     )  # type: ignore[return-value]
 
 
+@pytest.mark.fault("L7")
 def test_an_alias_moved_in_the_ui_is_served_within_five_seconds_and_no_request_fails(
     river: River, client: mlflow.MlflowClient, page: Page
 ) -> None:
@@ -70,6 +71,7 @@ def test_an_alias_moved_in_the_ui_is_served_within_five_seconds_and_no_request_f
     assert {answer["model"]["version"] for _, answer in answers} == {before, after}
 
 
+@pytest.mark.fault("M3")
 def test_a_version_without_a_verdict_that_is_set_in_the_ui_stays_out_until_it_is_judged(
     river: River, client: mlflow.MlflowClient, page: Page
 ) -> None:

@@ -24,6 +24,7 @@ from churn.stores.model_cache import ModelCache
 from churn.stores.prediction_log import PredictionLog
 from churn.stores.prediction_log.reading import read_predictions
 from serving.app import create_app
+from serving.connections import Connection
 from serving.dependencies import Dependencies, Limits
 from tests.models import FakeRegistry, model_cache, random_vectors
 
@@ -89,11 +90,13 @@ class Site:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
+def serving(app: Any, http: type[Connection] = Connection) -> Iterator[str]:
     """http://127.0.0.1:PORT of the application, until the block is left."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+        server = uvicorn.Server(
+            uvicorn.Config(app, http=http, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,12 @@ from tests.serving.conftest import make_site
 
 def create() -> FastAPI:
     return create_app(make_site(Path(os.environ["SITE_HOME"])).parts)
+
+
+def create_by_the_systems_clock() -> FastAPI:
+    """For tests that change the time of the whole process."""
+    parts = make_site(Path(os.environ["SITE_HOME"])).parts
+    return create_app(replace(parts, clock=lambda: datetime.now(UTC)))
 
 
 APP = "tests.serving.program:create"

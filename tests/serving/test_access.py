@@ -75,11 +75,13 @@ def test_only_the_two_probes_and_what_is_signed_need_no_key() -> None:
     assert {route.path for route in ROUTES if route.scope is None} == OPEN | SIGNED
 
 
+@pytest.mark.fault("S2")
 def test_a_route_that_does_not_say_who_may_pass_cannot_be() -> None:
     with pytest.raises(TypeError, match="scope"):
         Route("GET", "/v1/new", ROUTES[0].endpoint, None)  # type: ignore[call-arg]
 
 
+@pytest.mark.fault("S2")
 @pytest.mark.parametrize("scope", list(Scope))
 @pytest.mark.parametrize("name", BY_PATH)
 def test_a_key_opens_the_routes_of_its_scope_and_no_other(name: str, scope: Scope, guarded: Guarded) -> None:
@@ -92,6 +94,7 @@ def test_a_key_opens_the_routes_of_its_scope_and_no_other(name: str, scope: Scop
         assert answer.headers["WWW-Authenticate"] == 'Bearer realm="churn", error="insufficient_scope"'
 
 
+@pytest.mark.fault("S1", "S15")
 def test_of_all_routes_that_the_application_has_only_the_probes_open_without_a_key(served: Site) -> None:
     keys = key_file(served)
     app = create_app(replace(served.parts, keys=keys))
@@ -125,6 +128,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.fault("S1")
 @pytest.mark.parametrize("form", WRONG, ids=lambda form: form[:25])
 def test_what_is_not_a_key_that_holds_is_401_always_in_the_same_words(form: str, guarded: Guarded) -> None:
     key = guarded.of[Scope.SCORE]
@@ -155,6 +159,7 @@ def test_a_key_anywhere_but_in_its_header_opens_nothing(guarded: Guarded) -> Non
     check_problem(guarded.client.get("/v1/model", **asked), 401, "unauthenticated")  # type: ignore[arg-type]
 
 
+@pytest.mark.fault("S1")
 def test_nothing_is_read_or_logged_for_who_has_no_key(served: Site) -> None:
     with served.client(keys=key_file(served)) as client:
         check_problem(client.post("/v1/score", content=b"x" * 1_000_000), 401, "unauthenticated")
@@ -165,6 +170,7 @@ def test_nothing_is_read_or_logged_for_who_has_no_key(served: Site) -> None:
 # -- rotation --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("S1")
 def test_keys_are_made_and_revoked_without_a_restart(served: Site) -> None:
     keys = key_file(served)
     with served.client(keys=keys) as client:
@@ -182,6 +188,7 @@ def test_keys_are_made_and_revoked_without_a_restart(served: Site) -> None:
         assert eventually(lambda: status(new) == 401)
 
 
+@pytest.mark.fault("S1")
 def test_keys_hold_while_their_file_cannot_be_read_and_that_is_counted(
     served: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +227,7 @@ def limited(served: Site) -> Iterator[tuple[httpx.Client, dict[str, str], KeyFil
 Limited = tuple[httpx.Client, dict[str, str], KeyFile]
 
 
+@pytest.mark.fault("S3", "S4")
 def test_above_its_rate_a_key_is_429_with_the_time_to_wait_and_others_are_not(limited: Limited) -> None:
     client, made, _ = limited
     assert client.get("/v1/model", headers=bearer(made["slow"])).status_code == 200
@@ -231,6 +239,7 @@ def test_above_its_rate_a_key_is_429_with_the_time_to_wait_and_others_are_not(li
     assert burst[:3] == [200, 200, 200] and 429 in burst
 
 
+@pytest.mark.fault("S3")
 def test_the_rate_is_the_keys_whatever_the_caller_says_of_where_it_comes_from(limited: Limited) -> None:
     client, made, _ = limited
     names = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Client-IP")
@@ -241,6 +250,7 @@ def test_the_rate_is_the_keys_whatever_the_caller_says_of_where_it_comes_from(li
     assert [answer.status_code for answer in asked] == [200, 429, 429, 429, 429]
 
 
+@pytest.mark.fault("S3")
 def test_a_change_of_other_keys_gives_nobody_a_fresh_rate(limited: Limited) -> None:
     client, made, keys = limited
     assert client.get("/v1/model", headers=bearer(made["slow"])).status_code == 200
@@ -249,6 +259,7 @@ def test_a_change_of_other_keys_gives_nobody_a_fresh_rate(limited: Limited) -> N
     check_problem(client.get("/v1/model", headers=bearer(made["slow"])), 429, "rate_limited")
 
 
+@pytest.mark.fault("S10")
 def test_refused_requests_are_counted_by_route_and_status_and_no_key_is_named(limited: Limited) -> None:
     client, made, keys = limited
     watcher = keys.add("watcher", frozenset({Scope.METRICS}))
@@ -272,6 +283,7 @@ ALWAYS = {
 }
 
 
+@pytest.mark.fault("S15")
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
@@ -291,6 +303,7 @@ def test_every_answer_says_that_it_is_data_for_the_caller_alone(
     assert not [name for name in answer.headers if name.startswith("access-control-")], "no other site may read it"
 
 
+@pytest.mark.fault("S15")
 def test_a_browser_that_asks_whether_another_site_may_is_told_nothing(guarded: Guarded) -> None:
     asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
     check_problem(guarded.client.options("/v1/score", headers=asked), 405, "method_not_allowed")
@@ -322,6 +335,7 @@ def test_the_description_names_the_scope_of_each_route(client: httpx.Client) -> 
     assert document["components"]["securitySchemes"]["api_key"]["scheme"] == "bearer"
 
 
+@pytest.mark.fault("S1")
 def test_a_deployment_without_any_key_lets_nobody_in(served: Site, tmp_path: Path) -> None:
     with served.client(keys=KeyFile(tmp_path / "none.json")) as client:
         check_problem(client.post("/v1/score", json=ONE, headers=bearer("x")), 401, "unauthenticated")

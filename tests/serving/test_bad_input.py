@@ -57,12 +57,14 @@ NO_INTEGER_IDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("A3", "A4", "A5")
 @pytest.mark.parametrize("user_id", NO_INTEGER_IDS, ids=lambda text: ascii(text)[:20])
 def test_what_is_no_integer_id_is_refused_and_never_read(user_id: str, shared: httpx.Client) -> None:
     answer = shared.post("/v1/score", content=f'{{"user_ids": [1, {user_id}]}}'.encode(), headers=JSON)
     check_problem(answer, 422, "invalid_request")
 
 
+@pytest.mark.fault("A5")
 def test_a_refused_request_reads_and_logs_nothing(served: Site, client: httpx.Client) -> None:
     for user_id in ("12", 12.0, True, None, -1, 2**63):
         assert client.post("/v1/score", json={"user_ids": [1, user_id]}).status_code == 422
@@ -85,17 +87,20 @@ NO_STRING_IDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("A4")
 @pytest.mark.parametrize("user_id", NO_STRING_IDS, ids=lambda text: ascii(text)[:20])
 def test_what_is_no_string_id_is_refused(user_id: str, strings: httpx.Client) -> None:
     answer = strings.post("/v1/score", content=f'{{"user_ids": ["u1", {user_id}]}}'.encode(), headers=JSON)
     check_problem(answer, 422, "invalid_request")
 
 
+@pytest.mark.fault("A4")
 @pytest.mark.parametrize("path", ["%00", "a%0Ab", "%E2%80%A8", "%ED%A0%80", "%FF", "a" * 257, "%E2%80%AE"])
 def test_what_is_no_string_id_in_a_path_is_refused(path: str, strings: httpx.Client) -> None:
     check_problem(strings.get(f"/v1/users/{path}/score"), 422, "invalid_request")
 
 
+@pytest.mark.fault("A4")
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_string_is_either_asked_for_or_refused(strings: httpx.Client, user_id: str) -> None:
@@ -141,6 +146,7 @@ BODIES: list[tuple[bytes, int, str]] = [
 ]
 
 
+@pytest.mark.fault("A7", "A8")
 @pytest.mark.parametrize(("body", "status", "code"), BODIES, ids=lambda value: ascii(value)[:40])
 def test_a_body_that_is_not_what_it_must_be_is_refused(
     body: bytes, status: int, code: str, shared: httpx.Client
@@ -148,6 +154,7 @@ def test_a_body_that_is_not_what_it_must_be_is_refused(
     check_problem(shared.post("/v1/score", content=body, headers=JSON), status, code)
 
 
+@pytest.mark.fault("A8")
 def test_a_full_batch_is_taken_and_one_more_is_not(shared: httpx.Client) -> None:
     assert shared.post("/v1/score", json={"user_ids": [1] * 100}).status_code == 200
     detail = check_problem(shared.post("/v1/score", json={"user_ids": [1] * 101}), 422, "invalid_request")
@@ -156,6 +163,7 @@ def test_a_full_batch_is_taken_and_one_more_is_not(shared: httpx.Client) -> None
     assert check_problem(many, 422, "invalid_request") == "vectors: at most 100 items in one request"
 
 
+@pytest.mark.fault("S11", "S16")
 def test_the_detail_says_where_and_never_what(shared: httpx.Client) -> None:
     body = {"user_ids": [1, "secret@example.com", 2.5], "secret-key": "secret-value"}
     answer = shared.post("/v1/score", json=body)
@@ -165,16 +173,19 @@ def test_the_detail_says_where_and_never_what(shared: httpx.Client) -> None:
     assert "secret" not in answer.text
 
 
+@pytest.mark.fault("A6")
 @pytest.mark.parametrize("size", [200_001, 1_000_000])
 def test_a_body_over_the_limit_is_413_by_its_announced_length(size: int, shared: httpx.Client) -> None:
     check_problem(shared.post("/v1/score", content=b" " * size, headers=JSON), 413, "body_too_large")
 
 
+@pytest.mark.fault("A6")
 def test_a_body_over_the_limit_is_413_also_when_its_length_is_not_announced(shared: httpx.Client) -> None:
     answer = shared.post("/v1/score", content=(b" " * 1_000 for _ in range(300)), headers=JSON)
     check_problem(answer, 413, "body_too_large")
 
 
+@pytest.mark.fault("A9")
 @pytest.mark.parametrize(
     "content_type",
     ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", "multipart/form-data",
@@ -186,6 +197,7 @@ def test_another_media_type_is_415(content_type: str, shared: httpx.Client) -> N
     check_problem(answer, 415, "unsupported_media_type")
 
 
+@pytest.mark.fault("A6")
 def test_a_compressed_body_is_415(shared: httpx.Client) -> None:
     import gzip
 
@@ -210,6 +222,7 @@ def vector_text(name: str, value: str) -> bytes:
     return f'{{"vectors": [{json.dumps(others)[:-1]}, "{name}": {value}}}]}}'.encode()
 
 
+@pytest.mark.fault("A3")
 @pytest.mark.parametrize(
     "value", ["NaN", "Infinity", "-Infinity", "1e999", '"1"', '"nan"', "true", "[1]", "{}", "1" * 30]
 )
@@ -239,6 +252,7 @@ def test_null_is_refused_where_it_has_no_meaning(feature: str, shared: httpx.Cli
     assert check_problem(answer, 422, "invalid_request") == f"vectors[0].{feature}: Input should be a valid number"
 
 
+@pytest.mark.fault("S16")
 def test_an_unknown_feature_is_refused_without_repeating_its_name(shared: httpx.Client) -> None:
     answer = shared.post("/v1/score/features", json={"vectors": [{**VECTOR, "secret": 1.0}]})
     assert check_problem(answer, 422, "invalid_request") == "vectors[0]: unknown field"
@@ -247,6 +261,7 @@ def test_an_unknown_feature_is_refused_without_repeating_its_name(shared: httpx.
 # -- routes, headers -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("S6")
 @pytest.mark.parametrize(
     "path",
     ["/", "/v1", "/v1/score/", "/v3/score", "/v1/users//score", "/v1/users/a/b/score", "/%00", "/v1/../etc/passwd",
@@ -256,6 +271,7 @@ def test_an_unknown_route_is_404(path: str, shared: httpx.Client) -> None:
     check_problem(shared.get(path), 404, "no_such_route")
 
 
+@pytest.mark.fault("A9")
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
@@ -276,6 +292,7 @@ def test_another_method_is_405_and_says_which_is_allowed(
     assert answer.headers["Allow"] == allowed
 
 
+@pytest.mark.fault("A12", "S16")
 @pytest.mark.parametrize("given", ["", "a" * 65, "a b", "a\tb", "{}", 'a"b', "\u00e9".encode().decode("latin-1")])
 def test_a_request_id_that_could_harm_a_log_is_replaced(given: str, shared: httpx.Client) -> None:
     answer = shared.get("/healthz", headers=[(b"X-Request-ID", given.encode("latin-1"))])
@@ -283,11 +300,13 @@ def test_a_request_id_that_could_harm_a_log_is_replaced(given: str, shared: http
     assert answer.headers["X-Request-ID"].isalnum()
 
 
+@pytest.mark.fault("A12")
 @pytest.mark.parametrize("given", ["a", "A.b_c-9", "z" * 64])
 def test_a_sane_request_id_is_kept(given: str, shared: httpx.Client) -> None:
     assert shared.get("/healthz", headers={"X-Request-ID": given}).headers["X-Request-ID"] == given
 
 
+@pytest.mark.fault("A2")
 def test_headers_over_the_limit_are_431(shared: httpx.Client) -> None:
     check_problem(shared.get("/healthz", headers={"X-Long": "a" * 20_000}), 431, "headers_too_large")
 
@@ -325,12 +344,14 @@ def exchange(client: httpx.Client, sent: bytes) -> bytes:
     return received
 
 
+@pytest.mark.fault("A2")
 @pytest.mark.parametrize("sent", GARBAGE, ids=lambda sent: ascii(sent)[:40])
 def test_garbage_on_the_wire_never_meets_a_bug(sent: bytes, shared: httpx.Client) -> None:
     assert b" 500 " not in exchange(shared, sent)[:20]
     assert shared.get("/healthz").status_code == 200
 
 
+@pytest.mark.fault("A10")
 def test_a_slow_body_is_given_up(served: Site) -> None:
     from dataclasses import replace
 
@@ -347,6 +368,7 @@ def no_bugs(value: Any) -> bool:
     return "internal_error" not in str(value)
 
 
+@pytest.mark.fault("A7")
 @given(st.binary(max_size=60))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_as_a_body_are_refused_or_answered(shared: httpx.Client, body: bytes) -> None:
@@ -354,6 +376,7 @@ def test_any_bytes_as_a_body_are_refused_or_answered(shared: httpx.Client, body:
     assert answer.status_code in (200, 400, 422)
 
 
+@pytest.mark.fault("A7")
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

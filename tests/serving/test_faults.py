@@ -26,6 +26,7 @@ USERS = {"user_ids": [1, 2]}
 # -- no model --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("L6")
 def test_without_a_model_the_service_lives_and_says_when_to_come_back(site: Site) -> None:
     with site.client() as client:
         assert client.get("/healthz").status_code == 200
@@ -37,6 +38,7 @@ def test_without_a_model_the_service_lives_and_says_when_to_come_back(site: Site
     assert site.log() == []
 
 
+@pytest.mark.fault("L6")
 def test_the_first_model_is_taken_up_without_a_restart(site: Site) -> None:
     with site.client() as client:
         site.promote(version="4")
@@ -47,6 +49,7 @@ def test_the_first_model_is_taken_up_without_a_restart(site: Site) -> None:
 # -- the online store ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F1", "R7")
 def test_a_store_that_is_down_is_503_and_comes_back_without_a_restart(served: Site, client: httpx.Client) -> None:
     served.online.down = True
     for answer in (client.post("/v1/score", json=USERS), client.get("/v1/users/1/score")):
@@ -60,6 +63,7 @@ def test_a_store_that_is_down_is_503_and_comes_back_without_a_restart(served: Si
     assert client.get("/readyz").status_code == 200
 
 
+@pytest.mark.fault("R1", "R7")
 def test_a_frozen_store_never_holds_health_or_models_and_is_503_at_the_deadline(served: Site) -> None:
     served.online.frozen = threading.Event()
     limits = replace(served.parts.limits, answer_seconds=1.5, ready_seconds=0.5, threads=2, pending=6)
@@ -81,6 +85,7 @@ def test_a_frozen_store_never_holds_health_or_models_and_is_503_at_the_deadline(
         served.online.frozen.set()
 
 
+@pytest.mark.fault("L8")
 def test_a_service_with_a_frozen_store_still_ends(served: Site) -> None:
     served.online.frozen = threading.Event()
     limits = replace(served.parts.limits, answer_seconds=0.1)
@@ -94,6 +99,7 @@ def test_a_service_with_a_frozen_store_still_ends(served: Site) -> None:
 # -- the prediction log ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P3")
 def test_what_cannot_be_logged_is_not_answered(served: Site, tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("")
     with served.client(log=PredictionLog(tmp_path / "blocked")) as client:
@@ -112,6 +118,7 @@ def log_counts(client: httpx.Client) -> dict[str, float]:
     return {line[0].removeprefix(start): float(line[1]) for line in lines if line[0].startswith(start)}
 
 
+@pytest.mark.fault("P4")
 def test_the_metrics_say_how_the_log_fares(served: Site, tmp_path: Path) -> None:
     log = BufferedPredictionLog(tmp_path / "log")
     with served.client(log=log) as client:
@@ -127,12 +134,14 @@ def test_the_metrics_say_how_the_log_fares(served: Site, tmp_path: Path) -> None
         }
 
 
+@pytest.mark.fault("L8", "P1")
 def test_a_service_that_ends_writes_what_its_buffered_log_holds(served: Site, tmp_path: Path) -> None:
     with served.client(log=BufferedPredictionLog(served.home / "predictions")) as client:
         assert client.post("/v1/score", json=USERS).status_code == 200
     assert [row["flags"] for row in served.log()] == ["", ""]
 
 
+@pytest.mark.fault("P7")
 def test_the_log_says_how_a_question_was_answered(served: Site, client: httpx.Client) -> None:
     client.get("/v1/users/1/score?explain=true")
     now = datetime.now(UTC)
@@ -145,6 +154,7 @@ def test_the_log_says_how_a_question_was_answered(served: Site, client: httpx.Cl
     ]
 
 
+@pytest.mark.fault("S10")
 def test_a_bug_is_a_problem_without_a_traceback(served: Site, caplog: pytest.LogCaptureFixture) -> None:
     def broken_clock() -> datetime:
         raise RuntimeError("secret")
@@ -176,6 +186,7 @@ def damage(site: Site, name: str) -> None:
     (site.home / "cache" / "models" / pointer.folder / name).write_bytes(b"damaged")
 
 
+@pytest.mark.fault("L7")
 def test_a_promotion_is_served_within_seconds_and_the_status_says_so(served: Site, client: httpx.Client) -> None:
     served.promote(seed=2, version="2")
     now = datetime.now(UTC)
@@ -189,6 +200,7 @@ def test_a_promotion_is_served_within_seconds_and_the_status_says_so(served: Sit
     )
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.parametrize("name", [MODEL_FILE, CARD_FILE])
 def test_a_champion_damaged_in_the_cache_leaves_the_old_one_in_service(
     name: str, served: Site, client: httpx.Client, tmp_path: Path
@@ -205,18 +217,21 @@ def test_a_champion_damaged_in_the_cache_leaves_the_old_one_in_service(
     assert client.post("/v1/score", json=USERS).json()["model"]["version"] == "1"
 
 
+@pytest.mark.fault("L1")
 def test_a_garbled_pointer_leaves_the_old_one_in_service(served: Site, client: httpx.Client) -> None:
     (served.home / "cache" / "champion.json").write_text("{")
     assert eventually(lambda: failures(client) == {"pointer": 1.0})
     assert client.post("/v1/score", json=USERS).status_code == 200
 
 
+@pytest.mark.fault("L4")
 def test_a_lost_pointer_leaves_the_old_one_in_service(served: Site, client: httpx.Client) -> None:
     (served.home / "cache" / "champion.json").unlink()
     time.sleep(0.6)
     assert client.post("/v1/score", json=USERS).json()["model"]["version"] == "1"
 
 
+@pytest.mark.fault("L6")
 def test_a_cold_start_with_a_damaged_champion_serves_the_version_before(served: Site) -> None:
     served.promote(seed=2, version="2")
     damage(served, MODEL_FILE)
@@ -225,6 +240,7 @@ def test_a_cold_start_with_a_damaged_champion_serves_the_version_before(served: 
         assert failures(client) == {"digest": 1.0}
 
 
+@pytest.mark.fault("L6")
 def test_a_cold_start_with_nothing_but_damage_waits_for_a_model(served: Site) -> None:
     damage(served, MODEL_FILE)
     with served.client() as client:
@@ -234,6 +250,7 @@ def test_a_cold_start_with_nothing_but_damage_waits_for_a_model(served: Site) ->
         assert eventually(lambda: client.get("/readyz").status_code == 200)
 
 
+@pytest.mark.fault("L5")
 def test_a_failing_side_process_is_told_and_does_not_hinder(served: Site, client: httpx.Client) -> None:
     now = datetime.now(UTC)
     served.cache.record_status(
@@ -245,6 +262,7 @@ def test_a_failing_side_process_is_told_and_does_not_hinder(served: Site, client
     assert "churn_staging_failures_total 3.0" in client.get("/metrics").text
 
 
+@pytest.mark.fault("L2")
 def test_the_cache_of_a_model_for_another_feature_service_is_refused_at_load(site: Site) -> None:
     """As after an upgrade of the service: what was staged for the old one does not fit."""
     files = with_card(artifact_files(), feature_service="churn_v0")

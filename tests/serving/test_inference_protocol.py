@@ -179,6 +179,7 @@ def test_what_is_not_as_the_protocol_says_is_refused(body: Any, error: str, shar
     assert check_inference_problem(shared.post(INFER, json=body), 422, "invalid_request") == error
 
 
+@pytest.mark.fault("A3")
 @pytest.mark.parametrize("data", ["true", "{}", "[[7]]", '"secret"', "[true]", "NaN", "Infinity", "1e999"])
 def test_what_no_tensor_can_hold_is_refused_and_never_repeated(data: str, shared: httpx.Client) -> None:
     content = f'{{"inputs": [{{"name": "user_id", "shape": [1], "datatype": "INT64", "data": [{data}]}}]}}'
@@ -187,6 +188,7 @@ def test_what_no_tensor_can_hold_is_refused_and_never_repeated(data: str, shared
     assert "secret" not in answer.text
 
 
+@pytest.mark.fault("A5")
 def test_a_refused_request_reads_and_logs_nothing(served: Site, client: httpx.Client) -> None:
     for body, _ in REFUSED:
         assert client.post(INFER, json=body).status_code == 422
@@ -283,6 +285,7 @@ def test_a_version_ends_with_its_service(served: Site, client: httpx.Client) -> 
     assert client.post(f"{MODEL}/versions/2/infer", json=TAKEN[0]).json()["model_version"] == "2"
 
 
+@pytest.mark.fault("L7")
 def test_a_version_that_ends_between_question_and_scoring_is_not_answered_by_the_next(served: Site) -> None:
     service = create_app(served.parts).state.service
     service.watch.look()
@@ -294,6 +297,7 @@ def test_a_version_that_ends_between_question_and_scoring_is_not_answered_by_the
     assert served.log() == []
 
 
+@pytest.mark.fault("L6", "R7")
 def test_without_a_model_the_server_lives_and_is_not_ready(site: Site) -> None:
     with site.client() as client:
         assert client.get("/v2/health/live").json() == {"live": True}
@@ -304,6 +308,7 @@ def test_without_a_model_the_server_lives_and_is_not_ready(site: Site) -> None:
         check_inference_problem(client.post(INFER, json=TAKEN[0]), 503, "no_model")
 
 
+@pytest.mark.fault("R7")
 def test_without_the_feature_store_neither_server_nor_model_is_ready(served: Site, client: httpx.Client) -> None:
     assert client.get("/v2/health/ready").json() == {"ready": True}
     assert client.get(f"{MODEL}/versions/1/ready").json() == {"name": "churn_prediction", "ready": True}

@@ -68,6 +68,7 @@ async def overload(pid: int, port: int, users: int) -> tuple[list[Phase], list[t
     return [before, flooded, after], probed
 
 
+@pytest.mark.fault("R1", "R7")
 def test_ten_times_the_load_leaves_the_work_done_and_refuses_the_rest_at_once(served: Site) -> None:
     """Rows R1 and R7. The bounds are those of a machine that does other things too: see benchmarks/overload.py."""
     with serve_command(served, BATCH_LIMIT=str(BATCH)) as (process, _):

@@ -65,6 +65,7 @@ def ask_until_it_dies(address: str, name: str, answered: set[tuple[str, int]]) -
             answered.update((request_id, user) for user in users)
 
 
+@pytest.mark.fault("P1")
 def test_no_answered_prediction_is_lost_by_kill_9(served: Site) -> None:
     seed = random.randrange(10**6)
     chance, answered = random.Random(seed), set[tuple[str, int]]()
@@ -104,6 +105,7 @@ def side_pid(site: Site) -> int:
     return int(path.read_text())
 
 
+@pytest.mark.fault("L8", "R5")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_one_signal_ends_the_service_and_its_side_process_cleanly(how: signal.Signals, served: Site) -> None:
     with serve_command(served) as (process, address):
@@ -115,6 +117,7 @@ def test_one_signal_ends_the_service_and_its_side_process_cleanly(how: signal.Si
     assert len(served.log()) == 1
 
 
+@pytest.mark.fault("R6")
 def test_a_side_process_is_started_again_when_it_dies_and_dies_with_a_service_killed_by_9(served: Site) -> None:
     with serve_command(served) as (process, address):
         first = side_pid(served)
@@ -159,6 +162,7 @@ print([name for name in ("mlflow", "evidently", "dbt") if name in sys.modules])
 """
 
 
+@pytest.mark.fault("S5")
 def test_the_service_imports_neither_mlflow_nor_evidently_nor_dbt_and_unpickles_nothing(served: Site) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS],

@@ -20,6 +20,7 @@ USERS = {"user_ids": [1, 2]}
 KEY = {"Idempotency-Key": "order-77/attempt"}
 
 
+@pytest.mark.fault("A13")
 def test_the_same_key_again_gets_the_same_bytes_and_leaves_one_record(served: Site, client: httpx.Client) -> None:
     first = client.post("/v1/score", json=USERS, headers=KEY)
     served.online.change(1, days_since_last_activity=400.0)
@@ -40,6 +41,7 @@ def test_a_get_can_carry_a_key_too(path: str, served: Site, client: httpx.Client
     assert len(served.log()) == 1
 
 
+@pytest.mark.fault("A13")
 def test_another_question_with_the_key_is_refused(served: Site, client: httpx.Client) -> None:
     client.post("/v1/score", json=USERS, headers=KEY)
     for other in (
@@ -61,6 +63,7 @@ def test_two_keys_are_none(client: httpx.Client) -> None:
     check_problem(answer, 422, "invalid_request")
 
 
+@pytest.mark.fault("A13")
 def test_a_question_that_failed_is_answered_when_it_comes_again(served: Site, client: httpx.Client) -> None:
     served.online.down = True
     check_problem(client.post("/v1/score", json=USERS, headers=KEY), 503, "feature_store_unavailable")
@@ -69,6 +72,7 @@ def test_a_question_that_failed_is_answered_when_it_comes_again(served: Site, cl
     assert len(served.log()) == 2
 
 
+@pytest.mark.fault("A13")
 def test_one_that_comes_while_the_first_is_being_answered_waits_for_its_answer(
     served: Site, client: httpx.Client
 ) -> None:

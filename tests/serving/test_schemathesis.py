@@ -60,6 +60,7 @@ def fuzz(address: str, key: str, folder: Path, *, down: bool) -> subprocess.Comp
     )
 
 
+@pytest.mark.fault("A1")
 @pytest.mark.timeout(LONG + 240)
 @pytest.mark.parametrize("down", [False, True], ids=["all is well", "the feature store is down"])
 def test_every_answer_is_one_that_the_document_promises(down: bool, site: Site, tmp_path: Path) -> None:

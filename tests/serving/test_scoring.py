@@ -49,6 +49,7 @@ def test_a_known_user_gets_scikit_learns_probability_unrounded(served: Site, cli
     }
 
 
+@pytest.mark.fault("P7")
 def test_every_answered_item_is_in_the_prediction_log(served: Site, client: httpx.Client) -> None:
     served.online.change(2, days_since_last_activity=HORIZON_DAYS + 1)
     answer = client.post("/v1/score", json={"user_ids": [1, 2, 999]}).json()
@@ -69,6 +70,7 @@ def test_every_answered_item_is_in_the_prediction_log(served: Site, client: http
     assert np.array_equal(logged, np.array(served.online.rows[1].vector), equal_nan=True)
 
 
+@pytest.mark.fault("A8", "F7", "F8", "F9")
 def test_one_user_who_cannot_be_scored_never_fails_the_others(served: Site, client: httpx.Client) -> None:
     old = served.online.rows[3]
     served.online.rows[3] = replace(old, as_of=NOW - timedelta(days=31, seconds=1))
@@ -96,11 +98,13 @@ def test_one_user_who_cannot_be_scored_never_fails_the_others(served: Site, clie
             assert each["reason"]
 
 
+@pytest.mark.fault("F8")
 def test_features_exactly_at_the_age_limit_are_fresh(served: Site, client: httpx.Client) -> None:
     served.online.rows[3] = replace(served.online.rows[3], as_of=NOW - timedelta(days=31))
     assert client.get("/v1/users/3/score").json()["status"] == "ok"
 
 
+@pytest.mark.fault("A8")
 def test_order_and_duplicates_are_kept(served: Site, client: httpx.Client) -> None:
     asked = [5, 1, 5, 777, 1, 5]
     answer = client.post("/v1/score", json={"user_ids": asked}).json()
@@ -130,6 +134,7 @@ def test_one_user_by_path(served: Site, client: httpx.Client) -> None:
     }
 
 
+@pytest.mark.fault("F7")
 def test_an_unknown_user_by_path_is_404_and_logged(served: Site, client: httpx.Client) -> None:
     answer = client.get("/v1/users/12345/score")
     assert (answer.status_code, answer.json()["code"]) == (404, "user_not_found")
@@ -156,6 +161,7 @@ def test_the_order_of_names_in_a_vector_does_not_matter(client: httpx.Client) ->
     assert answer[0] == answer[1]
 
 
+@pytest.mark.fault("F9")
 def test_a_vector_out_of_range_is_an_item_of_its_own(client: httpx.Client) -> None:
     good = as_vector(random_vectors(1, seed=4)[0])
     bad = {**good, "refund_share": 1.01}
@@ -201,6 +207,7 @@ def test_healthy_and_ready(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready", "model_version": "1", "degraded": []}
 
 
+@pytest.mark.fault("S11")
 def test_metrics_count_answers_without_naming_users(client: httpx.Client) -> None:
     client.post("/v1/score", json={"user_ids": [1, 2, 987654321]})
     client.get("/v1/users/1/score")

@@ -117,6 +117,7 @@ def keys(served: Site) -> dict[str, str]:
     return {**made, "wrong": "churn_" + TYPED}
 
 
+@pytest.mark.fault("S10", "S11")
 def test_no_key_no_secret_and_no_person_is_in_logs_errors_metrics_or_the_ledger(
     served: Site, keys: dict[str, str], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

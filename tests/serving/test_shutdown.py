@@ -119,6 +119,7 @@ def end_under_load(site: Site, workers: int, name: str) -> set[str]:
     return asked.answered
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_under_load_turns_ready_off_first_and_loses_no_accepted_request(workers: int, served: Site) -> None:
     """Row R5; SHUTDOWN_ROUNDS=20 repeats it."""
@@ -135,6 +136,7 @@ def test_ctrl_c_does_not_make_a_person_wait(served: Site) -> None:
     assert set(asked.statuses) == {200}
 
 
+@pytest.mark.fault("L8")
 def test_sigterm_while_models_are_loaded_ends_as_soon(served: Site) -> None:
     """Row L8."""
     with serve_command(served) as (process, address), load(address) as asked:
@@ -179,6 +181,7 @@ def worker_pids(process: subprocess.Popen[bytes]) -> list[int]:
     return [pid for _, pid in sorted(workers.items())]
 
 
+@pytest.mark.fault("L11")
 def test_two_workers_converge_after_a_promotion_and_answer_from_whole_versions(served: Site) -> None:
     """Row L11: within one look of each worker, and each tells its own version."""
     users = [1, 2]
@@ -199,6 +202,7 @@ def test_two_workers_converge_after_a_promotion_and_answer_from_whole_versions(s
         assert row["churn_probability"] == expected[row["model_version"]][users.index(row["user_id"])]
 
 
+@pytest.mark.fault("R6")
 def test_a_worker_killed_by_9_is_replaced_while_the_other_answers_and_none_outlives_its_supervisor(
     served: Site,
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from churn.core.scoring import ServedModel
 from churn.domain.ledger import Kind
@@ -87,6 +88,7 @@ def models_in_memory() -> int:
     return sum(isinstance(each, ServedModel) for each in gc.get_objects())
 
 
+@pytest.mark.fault("L7")
 def test_twenty_promotions_in_eight_seconds_are_each_whole_and_the_last_one_stays(served: Site) -> None:
     """Row L7, by the side process's own loop; benchmarks/promotions.py does fifty, with MLflow."""
     register_all(served)
@@ -109,6 +111,7 @@ def test_twenty_promotions_in_eight_seconds_are_each_whole_and_the_last_one_stay
     assert len(list((served.home / "cache" / "models").iterdir())) <= 2
 
 
+@pytest.mark.fault("M1")
 def test_when_four_people_move_the_alias_at_once_the_last_move_wins_and_the_ledger_says_who_served(
     served: Site,
 ) -> None:

@@ -36,6 +36,7 @@ def refused_status(refusal: Refusal | None) -> StagingStatus:
     return StagingStatus(now, now, champion_version="2", failing=refusal is not None, refused=refusal)
 
 
+@pytest.mark.fault("M3")
 def test_a_refused_champion_is_told_by_the_model_route_and_a_metric_until_it_is_gone(
     served: Site, client: httpx.Client
 ) -> None:
@@ -51,6 +52,7 @@ def test_a_refused_champion_is_told_by_the_model_route_and_a_metric_until_it_is_
     assert f"{metric} 0.0" in client.get("/metrics").text
 
 
+@pytest.mark.fault("L9")
 def test_a_rollback_is_served_without_a_restart_and_the_held_version_is_told(
     served: Site, client: httpx.Client
 ) -> None:
@@ -66,6 +68,7 @@ def test_a_rollback_is_served_without_a_restart_and_the_held_version_is_told(
 # -- the ledger ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("M1", "M5")
 def test_each_take_up_and_the_end_are_in_the_ledger(served: Site) -> None:
     with served.client() as client:
         assert client.post("/v1/score", json=USERS).status_code == 200
@@ -84,6 +87,7 @@ def test_a_service_that_never_had_a_model_leaves_no_entry(site: Site) -> None:
     assert told(site) == []
 
 
+@pytest.mark.fault("M5")
 def test_a_ledger_that_takes_nothing_hinders_no_answer_and_is_counted(served: Site) -> None:
     (served.home / "ledger.jsonl").mkdir()
     with served.client() as client:
@@ -93,6 +97,7 @@ def test_a_ledger_that_takes_nothing_hinders_no_answer_and_is_counted(served: Si
         assert eventually(lambda: "churn_ledger_failures_total 3.0" in client.get("/metrics").text)
 
 
+@pytest.mark.fault("M5")
 @pytest.mark.parametrize(("how", "killed"), [(signal.SIGTERM, False), (signal.SIGKILL, True)])
 def test_the_end_of_a_killed_service_is_written_down_by_the_next_one(
     how: signal.Signals, killed: bool, served: Site

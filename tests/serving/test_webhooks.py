@@ -139,6 +139,7 @@ WRONG = {
 }
 
 
+@pytest.mark.fault("S7")
 @pytest.mark.parametrize("case", WRONG)
 def test_a_call_that_is_not_genuine_is_refused_and_wakes_nobody(case: str, served: Site, hooked: httpx.Client) -> None:
     given = {name: value for name, value in {**headers(), **WRONG[case]}.items() if value is not None}

@@ -77,6 +77,7 @@ def test_a_higher_probability_is_never_in_a_lower_segment(one: float, other: flo
 # -- statuses --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F7", "F8", "F9")
 @pytest.mark.parametrize(
     ("found", "status", "reason"),
     [
@@ -171,6 +172,7 @@ def test_raw_vectors_are_judged_alike_but_have_no_user_and_no_age(changes: dict[
     assert (told.user_id, told.features_as_of, told.status) == (None, None, status)
 
 
+@pytest.mark.fault("L3")
 @pytest.mark.parametrize("probability", [-0.001, 1.001, NULL])
 def test_a_model_that_leaves_zero_to_one_gives_no_number(probability: float) -> None:
     broken = ServedModel(

@@ -24,6 +24,7 @@ def keys(tmp_path: Path) -> KeyFile:
     return KeyFile(tmp_path / "home" / "keys.json", lambda: NOW)
 
 
+@pytest.mark.fault("S1")
 def test_a_key_is_told_once_and_kept_as_its_sha256(keys: KeyFile, tmp_path: Path) -> None:
     key = keys.add("shop", frozenset({Scope.SCORE, Scope.METRICS}), 50.0)
     assert re.fullmatch(r"churn_[A-Za-z0-9_-]{43}", key)
@@ -94,6 +95,7 @@ def test_keys_made_at_the_same_time_are_all_kept(keys: KeyFile, tmp_path: Path) 
     assert {key.digest for key in keys.read()} == {sha256(key.encode()).hexdigest() for key in made}
 
 
+@pytest.mark.fault("S10")
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", '{"keys": [{}]}', '{"keys": [], "more": 1}', '{"keys": [{"name": "shop", "sha256": "hunter2"}]}'],
@@ -111,6 +113,7 @@ def test_a_file_that_is_none_of_ours_is_refused_and_never_shown_or_replaced(
     assert path.read_text() == text
 
 
+@pytest.mark.fault("S2")
 def test_an_unknown_scope_in_the_file_opens_nothing(keys: KeyFile, tmp_path: Path) -> None:
     keys.add("shop", SCORE)
     path = tmp_path / "home" / "keys.json"

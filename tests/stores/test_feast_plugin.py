@@ -123,6 +123,7 @@ def test_feast_in_a_process_of_its_own_reads_them_whatever_the_order_of_its_sets
     assert json.loads(done.stdout) == list(row.vector)
 
 
+@pytest.mark.fault("F10")
 def test_what_feast_writes_is_read_by_the_service_and_a_late_row_is_left_out(store: Features) -> None:
     feast(store).write_to_online_store(FEATURE_VIEW, rows(store, NOVEMBER, total_spent=2.5))
     feast(store).write_to_online_store(FEATURE_VIEW, rows(store, OCTOBER, total_spent=9.5))
@@ -135,6 +136,7 @@ def test_what_feast_writes_is_read_by_the_service_and_a_late_row_is_left_out(sto
     assert row.vector[FEATURE_NAMES.index("total_spent")] == 3.5
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis 12 on DuckDB 2
 def test_feasts_own_materialize_keeps_to_the_order_too(store: Features) -> None:
     write_export(store.config.home, rows(store, NOVEMBER))
@@ -146,12 +148,14 @@ def test_feasts_own_materialize_keeps_to_the_order_too(store: Features) -> None:
     assert bits(store.read(ids(store))[2]) == bits(FeatureRow(0, NOVEMBER, tuple(vector)))
 
 
+@pytest.mark.fault("F10")
 def test_feast_cannot_write_a_row_of_the_future(store: Features) -> None:
     with pytest.raises(Refused, match="lie in the future"):
         feast(store).write_to_online_store(FEATURE_VIEW, rows(store, at("2100-01-01")))
     assert [row and row.as_of for row in store.read(ids(store))] == [OCTOBER] * 4
 
 
+@pytest.mark.fault("F9")
 def test_feast_does_not_read_damaged_rows_as_numbers(store: Features, tmp_path: Path) -> None:
     user = ids(store)[0]
     open_table(tmp_path, store.config.redis_address).put(

@@ -144,6 +144,7 @@ def test_answers_keep_the_order_and_the_duplicates_of_the_question(store: Featur
     assert found == [7, 3, None, 7, 1, 40]
 
 
+@pytest.mark.fault("F7")
 def test_an_unknown_user_is_none_and_a_user_without_any_value_is_not(store: Features) -> None:
     assert store.read([UNKNOWN]) == [None]
     (empty,) = store.read([3])
@@ -151,6 +152,7 @@ def test_an_unknown_user_is_none_and_a_user_without_any_value_is_not(store: Feat
     assert all(map(math.isnan, empty.vector))
 
 
+@pytest.mark.fault("F15")
 def test_every_value_of_every_user_has_the_bits_of_the_offline_row(store: Features) -> None:
     frame = odd_values()
     for row in store.read(list(range(1, USERS + 1))):
@@ -255,6 +257,7 @@ def test_a_changed_online_row_is_found_and_named(own_store: Features) -> None:
         verify(own_store, own_store, OCTOBER)
 
 
+@pytest.mark.fault("F14")
 def test_definitions_can_be_applied_again_and_reads_go_on(own_store: Features) -> None:
     before = own_store.read([1])
     own_store.apply()
@@ -320,6 +323,7 @@ def test_keys_of_others_in_the_same_redis_stay(own_redis: tuple[Features, int]) 
     control.close()
 
 
+@pytest.mark.fault("F11")
 def test_readers_never_miss_a_user_who_stays_while_others_are_removed(
     own_store: Features, two_months: dict[datetime, pd.DataFrame]
 ) -> None:
@@ -462,6 +466,7 @@ def impatient_client(port: int) -> redis.Redis:
     return redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
 
 
+@pytest.mark.fault("F2")
 def test_a_redis_that_hangs_is_unavailable_within_two_seconds_and_is_read_again_once_it_answers(
     own_redis: tuple[Features, int],
 ) -> None:

@@ -100,6 +100,7 @@ CHANGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
+@pytest.mark.fault("M5")
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_before_the_last_entry_breaks_the_chain(change: str, path: Path) -> None:
     ledger = filled(path)
@@ -213,6 +214,7 @@ def test_two_processes_that_append_at_once_make_one_whole_chain(path: Path) -> N
     assert found != sorted(found), "they took turns"
 
 
+@pytest.mark.fault("M5")
 def test_a_process_killed_while_it_appends_leaves_a_ledger_that_goes_on(path: Path) -> None:
     process = appending(path, "a", 100_000)
     released([process])

@@ -67,6 +67,7 @@ def test_only_the_window_is_read_of_a_day(tmp_path: Path) -> None:
     assert frame["request_id"].tolist() == ["b"]
 
 
+@pytest.mark.fault("P5")
 def test_a_segment_that_its_writer_still_holds_is_left_and_taken_the_next_time(tmp_path: Path) -> None:
     write(tmp_path, "finished")
     log = PredictionLog(tmp_path, now=lambda: NOON)
@@ -104,6 +105,7 @@ def test_files_that_we_did_not_name_are_read_and_left(tmp_path: Path) -> None:
 # -- damage ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P8")
 def test_damage_is_counted_on_and_the_damaged_segment_is_kept_aside(tmp_path: Path) -> None:
     good = encode(record("good"))
     (tmp_path / "20111010T120000.000000-1-abcdef01.jsonl").write_bytes(b"garbage\n" + good)
@@ -114,6 +116,7 @@ def test_damage_is_counted_on_and_the_damaged_segment_is_kept_aside(tmp_path: Pa
     assert read_predictions(tmp_path, NOON + timedelta(days=5), LAST)[1] == 0, "another day's window is sound"
 
 
+@pytest.mark.fault("P8")
 def test_a_damaged_day_is_named_never_passed_over(tmp_path: Path) -> None:
     write(tmp_path, "a")
     compact(tmp_path, NEXT)
@@ -128,6 +131,7 @@ def test_a_damaged_day_is_named_never_passed_over(tmp_path: Path) -> None:
 # -- killed on the way -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P5")
 @pytest.mark.parametrize("removed_before", [0, 1, 2])
 def test_killed_between_the_day_and_the_removal_nothing_is_there_twice(
     removed_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +156,7 @@ def test_killed_between_the_day_and_the_removal_nothing_is_there_twice(
     assert logged(tmp_path) == (["a", "b", "c"], 0)
 
 
+@pytest.mark.fault("P5")
 def test_a_reader_beside_rotation_and_compaction_finds_every_record_once(tmp_path: Path) -> None:
     """Each append rotates, each compaction takes what is finished: hundreds of changes while the log is read."""
     acknowledged: list[str] = []
@@ -195,6 +200,7 @@ def append_300(folder: Path, acknowledged: list[str], done: threading.Event) -> 
 # -- keys ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("A13")
 def test_of_two_answers_with_one_key_the_first_counts_wherever_they_lie(tmp_path: Path) -> None:
     write(tmp_path, "first", at=NOON, key="k")
     compact(tmp_path, NEXT)

@@ -71,6 +71,7 @@ def test_appends_that_wait_for_the_disk_share_one_write(tmp_path: Path, disk: Di
     log.close()
 
 
+@pytest.mark.fault("P3")
 def test_every_append_of_a_write_that_failed_is_refused_and_none_is_in_the_log(tmp_path: Path, disk: Disk) -> None:
     log = PredictionLog(tmp_path)
     log.append([record("before")])
@@ -98,6 +99,7 @@ def test_every_append_of_a_write_that_failed_is_refused_and_none_is_in_the_log(t
     assert logged(tmp_path) == (["before", "after"], 0)
 
 
+@pytest.mark.fault("P5")
 def test_a_segment_that_was_removed_by_hand_takes_no_more_records(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     log.append([record("removed")])
@@ -144,6 +146,7 @@ def test_closing_writes_what_waits_and_a_later_append_starts_anew(tmp_path: Path
     assert not [thread for thread in threading.enumerate() if thread.name == "prediction-log"]
 
 
+@pytest.mark.fault("P4")
 def test_while_the_disk_stalls_nothing_is_taken_after_a_second(tmp_path: Path, disk: Disk) -> None:
     log = BufferedPredictionLog(tmp_path)
     disk.free.clear()
@@ -164,6 +167,7 @@ def test_while_the_disk_stalls_nothing_is_taken_after_a_second(tmp_path: Path, d
     assert len(logged(tmp_path)[0]) == taken + 1
 
 
+@pytest.mark.fault("P4")
 def test_a_full_buffer_takes_no_more_and_counts_what_it_refused(tmp_path: Path, disk: Disk) -> None:
     log = BufferedPredictionLog(tmp_path, buffer_bytes=3 * len(encode(record())))
     disk.free.clear()
@@ -177,6 +181,7 @@ def test_a_full_buffer_takes_no_more_and_counts_what_it_refused(tmp_path: Path, 
     assert len(logged(tmp_path)[0]) == 3
 
 
+@pytest.mark.fault("P3")
 def test_what_a_broken_disk_did_not_take_is_kept_and_written_later_in_order(tmp_path: Path, disk: Disk) -> None:
     log = BufferedPredictionLog(tmp_path)
     disk.error = OSError(28, "No space left on device")

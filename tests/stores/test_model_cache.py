@@ -104,6 +104,7 @@ def test_a_staged_version_is_not_fetched_again(tmp_path: Path) -> None:
     assert registry.fetches == 1
 
 
+@pytest.mark.fault("L9")
 def test_the_previous_version_is_kept_and_can_come_back_without_the_registry(tmp_path: Path) -> None:
     cache, registry = model_cache(tmp_path), FakeRegistry()
     old = cache.stage(registry.promote(seed=1, version="1"), registry.fetch)
@@ -127,6 +128,7 @@ def test_files_that_are_not_served_are_left_behind_unread(tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "models" / pointer.folder).iterdir()) == [CARD_FILE, MODEL_FILE]
 
 
+@pytest.mark.fault("L1")
 def test_a_damaged_copy_is_fetched_again_when_the_stager_starts_anew(tmp_path: Path) -> None:
     registry = FakeRegistry()
     version = registry.promote(seed=1, version="1")
@@ -167,6 +169,7 @@ def cache_with_two(root: Path) -> tuple[ModelCache[Any], FakeRegistry]:
     return cache, registry
 
 
+@pytest.mark.fault("L9")
 def test_a_rollback_points_at_the_version_before_and_holds_the_one_it_left(tmp_path: Path) -> None:
     cache, registry = cache_with_two(tmp_path)
     left, now = cache.roll_back()
@@ -204,6 +207,7 @@ def test_a_third_version_ends_the_hold_and_remembers_the_one_rolled_back_to(tmp_
     assert (third.held, third.previous) == (None, now.alone())
 
 
+@pytest.mark.fault("L9", "M1")
 def test_a_rollback_that_comes_while_a_version_is_fetched_wins(tmp_path: Path) -> None:
     cache, registry = cache_with_two(tmp_path)
     second = registry.alias
@@ -219,6 +223,7 @@ def test_a_rollback_that_comes_while_a_version_is_fetched_wins(tmp_path: Path) -
     assert champion is not None and champion.version == "1"
 
 
+@pytest.mark.fault("L9")
 def test_a_version_before_that_is_damaged_is_not_rolled_back_to(tmp_path: Path) -> None:
     cache, _ = cache_with_two(tmp_path)
     before = cache.champion()
@@ -257,6 +262,7 @@ DAMAGED: dict[str, Callable[[Files], Files]] = {
 }
 
 
+@pytest.mark.fault("L1", "M2")
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_files_that_do_not_have_the_registered_digest_are_refused(damage: str, tmp_path: Path) -> None:
     files = DAMAGED[damage](artifact_files())
@@ -265,6 +271,7 @@ def test_files_that_do_not_have_the_registered_digest_are_refused(damage: str, t
     assert listing(tmp_path) == ["models"]
 
 
+@pytest.mark.fault("S6")
 @pytest.mark.parametrize("digest", ["", "abc", "../../etc", GOOD_DIGEST.upper(), GOOD_DIGEST + "\n"])
 def test_a_version_without_a_proper_digest_tag_is_refused_before_the_download(digest: str, tmp_path: Path) -> None:
     registry = FakeRegistry()
@@ -273,6 +280,7 @@ def test_a_version_without_a_proper_digest_tag_is_refused_before_the_download(di
     assert registry.fetches == 0
 
 
+@pytest.mark.fault("S6")
 @pytest.mark.parametrize("name", ["", "..", "1/2", "/etc", "1\x00", "a" * 65])
 def test_a_version_whose_name_could_shape_a_path_is_refused(name: str, tmp_path: Path) -> None:
     version = version_of(artifact_files(), version=name)
@@ -293,6 +301,7 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.fault("S5")
 def test_a_pickle_named_as_the_model_never_runs_even_with_the_right_digest(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     files = {**artifact_files(), MODEL_FILE: pickle.dumps(Canary(canary)), "model.pkl": pickle.dumps(Canary(canary))}
@@ -301,6 +310,7 @@ def test_a_pickle_named_as_the_model_never_runs_even_with_the_right_digest(tmp_p
     assert not canary.exists()
 
 
+@pytest.mark.fault("S5")
 def test_a_type_that_is_not_trusted_is_refused(tmp_path: Path) -> None:
     files = model_with(make_pipeline(FunctionTransformer(os.system), LogisticRegression()))
     assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == "untrusted_type"
@@ -339,6 +349,7 @@ def nudged() -> Golden:
     return Golden(golden.vectors, (golden.probabilities[0] + 1e-8, *golden.probabilities[1:]))
 
 
+@pytest.mark.fault("L3")
 @pytest.mark.parametrize("case", STRANGE)
 def test_a_model_that_does_not_pass_its_golden_rows_is_refused(case: str, tmp_path: Path) -> None:
     files = STRANGE[case]()
@@ -346,6 +357,7 @@ def test_a_model_that_does_not_pass_its_golden_rows_is_refused(case: str, tmp_pa
     assert not (tmp_path / "champion.json").exists()
 
 
+@pytest.mark.fault("L3")
 @pytest.mark.parametrize("wrong", [1, 20])
 def test_golden_rows_judge_the_path_of_one_row_and_that_of_many(
     wrong: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -372,6 +384,7 @@ def test_a_model_whose_reasons_would_not_add_up_is_refused(tmp_path: Path) -> No
 FEATURES = card_of(calibrated_forest()).features
 
 
+@pytest.mark.fault("L2", "L10")
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -387,6 +400,7 @@ def test_a_model_made_for_something_else_is_refused(changes: dict[str, Any], rea
     assert refusal(lambda: model_cache(tmp_path).stage(version_of(files), fetching(files))) == reason
 
 
+@pytest.mark.fault("L1")
 @pytest.mark.parametrize("card", [b"", b"null", b"[]", b'{"format": 2}', b"\xff", b'{"features": ["a"'])
 def test_a_card_that_is_none_is_refused(card: bytes, tmp_path: Path) -> None:
     files = {**artifact_files(), CARD_FILE: card}
@@ -406,6 +420,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert refusal(lambda: model_cache(tmp_path).stage(version, fetching(files))) == "missing_file"
 
 
+@pytest.mark.fault("S6")
 def test_a_symbolic_link_is_refused_wherever_it_lies(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(artifact_files()[MODEL_FILE])
@@ -424,6 +439,7 @@ def test_a_symbolic_link_is_refused_wherever_it_lies(tmp_path: Path) -> None:
         assert refusal(lambda fetch=fetch: cache.stage(version_of(artifact_files()), fetch)) == "file_kind"  # type: ignore[misc]
 
 
+@pytest.mark.fault("S6")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     def fetch(version: ModelVersion, folder: Path) -> None:
         os.mkfifo(folder / MODEL_FILE)
@@ -436,6 +452,7 @@ def test_more_bytes_than_allowed_are_refused(tmp_path: Path) -> None:
     assert refusal(lambda: cache.stage(version_of(artifact_files()), fetching(artifact_files()))) == "size"
 
 
+@pytest.mark.fault("S6")
 def test_a_model_swapped_for_a_link_inside_the_cache_is_refused_at_load(tmp_path: Path) -> None:
     cache, registry = model_cache(tmp_path), FakeRegistry()
     pointer = cache.stage(registry.promote(seed=1, version="1"), registry.fetch)
@@ -445,6 +462,7 @@ def test_a_model_swapped_for_a_link_inside_the_cache_is_refused_at_load(tmp_path
     assert refusal(lambda: cache.load(pointer)) == "file_kind"
 
 
+@pytest.mark.fault("S6")
 def test_a_pointer_cannot_lead_out_of_the_cache(tmp_path: Path) -> None:
     cache, registry = model_cache(tmp_path / "cache"), FakeRegistry()
     pointer = cache.stage(registry.promote(seed=1, version="1"), registry.fetch)
@@ -459,6 +477,7 @@ def test_a_pointer_cannot_lead_out_of_the_cache(tmp_path: Path) -> None:
 # -- surviving -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("L3")
 def test_a_refused_version_leaves_the_champion_and_nothing_else(tmp_path: Path) -> None:
     cache, registry = model_cache(tmp_path), FakeRegistry()
     champion = cache.stage(registry.promote(seed=1, version="1"), registry.fetch)
@@ -468,6 +487,7 @@ def test_a_refused_version_leaves_the_champion_and_nothing_else(tmp_path: Path) 
     assert (cache.champion(), listing(tmp_path)) == (champion, before)
 
 
+@pytest.mark.fault("L12")
 def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
     def fetch(version: ModelVersion, folder: Path) -> None:
         (folder / MODEL_FILE).write_bytes(b"half")
@@ -478,6 +498,7 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> Non
     assert listing(tmp_path) == ["models"]
 
 
+@pytest.mark.fault("L12")
 def test_what_a_killed_stager_left_is_cleared_after_an_hour(tmp_path: Path) -> None:
     for name, age in (("incoming-old", 3_700), ("incoming-new", 0)):
         (tmp_path / name).mkdir()
@@ -488,6 +509,7 @@ def test_what_a_killed_stager_left_is_cleared_after_an_hour(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.glob("incoming-*")] == ["incoming-new"]
 
 
+@pytest.mark.fault("L12")
 def test_a_disk_that_takes_nothing_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match="model cache"):
@@ -497,6 +519,7 @@ def test_a_disk_that_takes_nothing_is_unavailable(tmp_path: Path) -> None:
 # -- the trusted list ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("S5")
 def test_the_trusted_list_is_what_our_models_need_and_no_more() -> None:
     found: dict[str, frozenset[str]] = {}
     for method in ("sigmoid", "isotonic", "temperature"):

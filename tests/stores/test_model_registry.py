@@ -417,12 +417,14 @@ def assert_unavailable_within(seconds: float, action: Callable[[], object]) -> N
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
 
 
+@pytest.mark.fault("L5")
 def test_a_server_that_does_not_exist_is_unavailable_soon(tmp_path: Path) -> None:
     nobody = Place(f"http://127.0.0.1:{servers.free_port()}", tmp_path).registry()
     assert_unavailable_within(8, nobody.champion)
     assert_unavailable_within(8, lambda: nobody.set_alias(CHAMPION, "1"))
 
 
+@pytest.mark.fault("L5")
 def test_a_server_that_takes_the_question_and_never_answers_is_unavailable_after_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,6 +453,7 @@ def test_a_training_that_cannot_be_recorded_whole_leaves_no_version_and_moves_no
     assert run.info.status == "FAILED"
 
 
+@pytest.mark.fault("S7")
 def test_a_version_that_somebody_registered_from_elsewhere_is_refused(embedded: Place, tmp_path: Path) -> None:
     client = embedded.client()
     client.create_registered_model("foreign")
@@ -460,6 +463,7 @@ def test_a_version_that_somebody_registered_from_elsewhere_is_refused(embedded: 
         registry.fetch(registry.get("1"), tmp_path)
 
 
+@pytest.mark.fault("L4")
 def test_a_version_whose_files_are_gone_is_unavailable(embedded: Place, tmp_path: Path) -> None:
     registry = embedded.registry("lost-files", "lost-files")
     version = registry.record(small_training())

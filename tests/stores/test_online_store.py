@@ -1,8 +1,4 @@
-"""The online store: one suite over real SQLite and real Redis, then the faults of each.
-
-The names in brackets are rows of the fault list: what is read, F7, F9, F15; what is written, F10, F11, F12; what
-breaks, F1 to F6.
-"""
+"""The online store: one suite over real SQLite and real Redis, then the faults of each."""
 
 from __future__ import annotations
 
@@ -119,8 +115,8 @@ def reason(action: Callable[[], object]) -> str:
 # -- what is read ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F7")
 def test_a_user_without_values_is_known_and_another_is_not(filled: OnlineStore) -> None:
-    """[F7]"""
     nulls, nobody = filled.read([3, 99])
     assert nulls is not None
     assert np.isnan(nulls.vector).all()
@@ -133,8 +129,8 @@ def test_a_batch_larger_than_any_statement_is_read_in_order(filled: OnlineStore)
     assert [row and row.user_id for row in found] == [user if user <= USERS else None for user in asked]
 
 
+@pytest.mark.fault("F9")
 def test_damaged_rows_have_no_value_are_not_scored_and_fail_nobody_else(filled: OnlineStore) -> None:
-    """[F9]"""
     (whole,) = filled.table.get([user_key(7)])
     assert whole is not None
     broken = [b"", b"protobuf", whole[:-1], whole[:60] + b"\xff" + whole[61:]]
@@ -154,24 +150,26 @@ def test_the_next_materialize_mends_damaged_rows(filled: OnlineStore, october: p
     assert contents(filled) == before
 
 
+@pytest.mark.fault("F3")
 def test_a_store_without_its_sentinel_is_empty_and_not_ready(filled: OnlineStore) -> None:
-    """[F3] Whatever rows there are: nobody is called unknown because of it."""
+    """Whatever rows there are: nobody is called unknown because of it."""
     filled.read([1])
     filled.table.remove([SENTINEL])
     assert reason(lambda: filled.read([1])) == "feature_store_empty"
     assert reason(filled.online_users) == "feature_store_empty"
 
 
+@pytest.mark.fault("F7")
 def test_a_store_of_other_features_is_not_ready(filled: OnlineStore, address: str, tmp_path: Path) -> None:
-    """[F7]"""
     newer = online(tmp_path, address, codec=RowCodec("user_analytics", FEATURE_NAMES[:-1]))
     with pytest.raises(NotReady):
         newer.read([1])
     assert reason(lambda: newer.read([1])) == "feature_store_schema"
 
 
+@pytest.mark.fault("F7")
 def test_a_row_of_other_features_is_not_ready_though_the_sentinel_still_is_ours(filled: OnlineStore) -> None:
-    """[F7] A store that is being filled by newer code."""
+    """A store that is being filled by newer code."""
     (row,) = RowCodec("user_analytics", ("a",)).pack(np.array([micros(OCTOBER)]), np.ones((1, 1)))
     filled.table.put([(user_key(7), micros(OCTOBER), row)])
     assert reason(lambda: filled.read([6, 7])) == "feature_store_schema"
@@ -190,6 +188,7 @@ def test_a_damaged_sentinel_is_named_and_can_be_replaced(
 # -- what is written ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F10")
 @given(
     events=st.dictionaries(
         st.tuples(st.integers(1, 4), st.integers(0, 6)), st.floats(-1e9, 1e9), min_size=1, max_size=12
@@ -201,7 +200,6 @@ def test_a_damaged_sentinel_is_named_and_can_be_replaced(
 def test_in_whatever_order_rows_come_the_newest_of_each_user_stays(
     store: OnlineStore, events: dict[tuple[int, int], float], order: Any, size: int
 ) -> None:
-    """[F10]"""
     store.table.remove([user_key(user) for user in range(5)])
     rows = [(user, SEPTEMBER + timedelta(seconds=second), value) for (user, second), value in events.items()]
     order.shuffle(rows)
@@ -215,24 +213,25 @@ def test_in_whatever_order_rows_come_the_newest_of_each_user_stays(
     assert found.moments.tolist() == [micros(moment) for moment, _ in newest.values()]
 
 
+@pytest.mark.fault("F10")
 def test_a_late_row_is_left_out_and_a_correction_is_not(filled: OnlineStore) -> None:
-    """[F10]"""
     assert written(filled, 7, OCTOBER - timedelta(microseconds=1), 1.0) == 0
     assert values(filled, 7) != [1.0]
     assert written(filled, 7, OCTOBER, 2.0) == 1
     assert values(filled, 7) == [2.0]
 
 
+@pytest.mark.fault("F10")
 def test_a_row_of_the_future_is_refused_and_clocks_may_differ_by_five_minutes(filled: OnlineStore) -> None:
-    """[F10] It would shut out every row that comes after it."""
+    """It would shut out every row that comes after it."""
     before = contents(filled)
     assert reason(lambda: written(filled, 7, NOW + timedelta(seconds=301), 1.0)) == "future_event_time"
     assert contents(filled) == before
     assert written(filled, 7, NOW + timedelta(seconds=300), 1.0) == 1
 
 
+@pytest.mark.fault("F10")
 def test_of_two_writers_at_once_the_newer_row_stays(store: OnlineStore, address: str, tmp_path: Path) -> None:
-    """[F10]"""
     moments = [SEPTEMBER + timedelta(minutes=minute) for minute in range(40)]
 
     def write(places: range) -> None:
@@ -260,20 +259,21 @@ def test_the_sentinel_says_what_the_store_holds(filled: OnlineStore, october: pd
     assert (found.feature_service, found.schema_hash) == ("churn_v1", filled.codec.schema.hex())
 
 
+@pytest.mark.fault("F10")
 def test_a_newer_row_than_the_cutoff_stays_and_is_counted(
     filled: OnlineStore, october: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """[F10] Materialize has no other rights than any writer."""
+    """Materialize has no other rights than any writer."""
     written(filled, 7, OCTOBER + timedelta(hours=1), 5.0)
     done = filled.materialize(write_export(tmp_path, october), OCTOBER)
     assert (done.rows, done.late, done.removed) == (USERS, 1, 0)
     assert values(filled, 7) == [5.0]
 
 
+@pytest.mark.fault("F12")
 def test_no_rows_and_too_few_rows_are_refused_and_the_store_stays(
     filled: OnlineStore, october: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """[F12]"""
     before = contents(filled)
     few = write_export(tmp_path, october.iloc[:3])
     assert reason(lambda: filled.materialize(few, OCTOBER)) == "too_few_rows"
@@ -318,11 +318,12 @@ store.materialize(Path(sys.argv[4]), parse_instant(sys.argv[5]))
 """
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.parametrize("place", range(6))
 def test_a_materialize_killed_at_any_step_is_made_good_by_the_next_and_readers_never_miss_a_user(
     place: int, store: OnlineStore, address: str, tmp_path: Path
 ) -> None:
-    """[F11] Three chunks of rows, two of users who left, the sentinel."""
+    """Three chunks of rows, two of users who left, the sentinel."""
     store.materialize(write_export(tmp_path, feature_frame(range(1, 2001), OCTOBER)), OCTOBER)
     export = write_export(tmp_path, feature_frame(range(1, 1301), NOVEMBER, seed=2))
     command = [sys.executable, "-c", KILLED, str(tmp_path), address, str(place), str(export), NOVEMBER.isoformat()]
@@ -390,10 +391,10 @@ def recovers(store: OnlineStore) -> bool:
     return False
 
 
+@pytest.mark.fault("F1")
 def test_a_redis_that_is_killed_is_named_at_once_and_read_again_within_two_seconds_of_its_return(
     own: OwnRedis, tmp_path: Path
 ) -> None:
-    """[F1]"""
     own.store.read([1])
     own.signal(signal.SIGKILL)
     names = [reason(lambda: own.store.read([1])) for _ in range(5)]
@@ -403,8 +404,8 @@ def test_a_redis_that_is_killed_is_named_at_once_and_read_again_within_two_secon
         assert own.store.online_users() == USERS
 
 
+@pytest.mark.fault("F3")
 def test_a_redis_that_comes_back_empty_is_not_ready(own: OwnRedis, tmp_path: Path) -> None:
-    """[F3]"""
     own.signal(signal.SIGKILL)
     with servers.redis_server(tmp_path, own.port):
         assert reason(lambda: own.store.read([1])) == "feature_store_empty"
@@ -420,11 +421,11 @@ def paused(own: OwnRedis) -> Callable[[], None]:
     return lambda: time.sleep(2.0)
 
 
+@pytest.mark.fault("F2")
 @pytest.mark.parametrize("fault", [frozen, paused], ids=["SIGSTOP", "CLIENT PAUSE"])
 def test_a_redis_that_hangs_keeps_the_deadline_then_opens_the_breaker(
     fault: Callable[[OwnRedis], Callable[[], None]], own: OwnRedis
 ) -> None:
-    """[F2]"""
     own.store.read([1])
     mend = fault(own)
     assert max(seconds_of(lambda: reason_of_read(own.store)) for _ in range(3)) < DEADLINE + SLACK
@@ -439,10 +440,10 @@ def reason_of_read(store: OnlineStore) -> str:
     return reason(lambda: store.read([1]))
 
 
+@pytest.mark.fault("F4")
 def test_without_memory_writes_are_named_reads_go_on_and_the_job_can_be_run_again(
     own: OwnRedis, october: pd.DataFrame, tmp_path: Path
 ) -> None:
-    """[F4]"""
     own.client.config_set("maxmemory", "1")
     export = write_export(tmp_path, october.assign(total_spent=1.5))
     assert reason(lambda: own.store.materialize(export, OCTOBER)) == "redis_out_of_memory"
@@ -452,8 +453,8 @@ def test_without_memory_writes_are_named_reads_go_on_and_the_job_can_be_run_agai
     assert own.store.online_users() == USERS
 
 
+@pytest.mark.fault("F4", "F16")
 def test_a_replica_takes_no_rows_and_its_reads_go_on(own: OwnRedis) -> None:
-    """[F4, F16]"""
     own.client.replicaof("127.0.0.1", str(servers.free_port()))
     assert reason(lambda: written(own.store, 1, NOVEMBER, 1.0)) == "redis_read_only"
     assert own.store.read([1])[0] is not None
@@ -461,16 +462,16 @@ def test_a_replica_takes_no_rows_and_its_reads_go_on(own: OwnRedis) -> None:
     assert written(own.store, 1, NOVEMBER, 1.0) == 1
 
 
+@pytest.mark.fault("F4")
 def test_a_password_that_is_missing_or_wrong_is_named(own: OwnRedis, tmp_path: Path) -> None:
-    """[F4]"""
     own.client.config_set("requirepass", "s3cret")
     assert reason_of_read(online(tmp_path, f"127.0.0.1:{own.port}")) == "redis_no_auth"
     assert reason_of_read(online(tmp_path, f"127.0.0.1:{own.port},password=other")) == "redis_no_auth"
     assert online(tmp_path, f"127.0.0.1:{own.port},password=s3cret").read([1])[0] is not None
 
 
+@pytest.mark.fault("F4")
 def test_a_redis_that_cannot_save_takes_no_rows_and_its_reads_go_on(own: OwnRedis) -> None:
-    """[F4]"""
     client = own.client
     client.config_set("save", "3600 1")
     shutil.rmtree(own.folder)
@@ -490,14 +491,15 @@ def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     return True
 
 
+@pytest.mark.fault("F4")
 def test_another_database_is_empty_and_a_key_of_another_kind_is_named(own: OwnRedis, tmp_path: Path) -> None:
-    """[F4]"""
     assert reason_of_read(online(tmp_path, f"127.0.0.1:{own.port},db=1")) == "feature_store_empty"
     own.client.rename("churn:user_analytics", "theirs")
     own.client.set("churn:user_analytics", "theirs")
     assert reason_of_read(own.store) == "redis_wrong_type"
 
 
+@pytest.mark.fault("F2", "F4")
 @pytest.mark.parametrize(
     ("answer", "name"),
     [
@@ -508,7 +510,6 @@ def test_another_database_is_empty_and_a_key_of_another_kind_is_named(own: OwnRe
     ids=["loading", "unknown", "half an answer"],
 )
 def test_what_redis_answers_instead_is_named(answer: bytes, name: str, tmp_path: Path) -> None:
-    """[F2, F4]"""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer_once, args=(listener, answer), daemon=True)
         thread.start()
@@ -527,8 +528,8 @@ def answer_once(listener: socket.socket, answer: bytes) -> None:
             connection.sendall(b"+OK\r\n" * commands)
 
 
+@pytest.mark.fault("F5")
 def test_a_redis_that_may_evict_users_is_refused_until_it_may_not(own: OwnRedis, tmp_path: Path) -> None:
-    """[F5]"""
     own.client.config_set("maxmemory-policy", "allkeys-lru")
     store = online(tmp_path, f"127.0.0.1:{own.port}")
     with pytest.raises(NotReady, match="may evict users: its maxmemory-policy is allkeys-lru"):
@@ -562,8 +563,8 @@ def file(tmp_path: Path, october: pd.DataFrame) -> Path:
     return tmp_path / "feast" / "online.db"
 
 
+@pytest.mark.fault("F6")
 def test_a_locked_file_keeps_the_deadline_and_is_read_once_the_lock_is_gone(file: Path, tmp_path: Path) -> None:
-    """[F6]"""
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -573,8 +574,8 @@ def test_a_locked_file_keeps_the_deadline_and_is_read_once_the_lock_is_gone(file
     assert recovers(store)
 
 
+@pytest.mark.fault("F6")
 def test_a_writer_in_the_middle_makes_no_reader_wait(file: Path, tmp_path: Path) -> None:
-    """[F6]"""
     store = online(tmp_path)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -583,6 +584,7 @@ def test_a_writer_in_the_middle_makes_no_reader_wait(file: Path, tmp_path: Path)
         assert store.read([1])[0] is not None
 
 
+@pytest.mark.fault("F6")
 @pytest.mark.parametrize(
     ("damage", "name"),
     [
@@ -597,7 +599,6 @@ def test_a_writer_in_the_middle_makes_no_reader_wait(file: Path, tmp_path: Path)
 def test_a_damaged_file_is_named_and_a_good_one_in_its_place_is_read(
     damage: Callable[[Path], object], name: str, file: Path, tmp_path: Path
 ) -> None:
-    """[F6]"""
     good = tmp_path / "good.db"
     shutil.copy(file, good)
     store = online(tmp_path)
@@ -611,8 +612,8 @@ def test_a_damaged_file_is_named_and_a_good_one_in_its_place_is_read(
     assert recovers(store)
 
 
+@pytest.mark.fault("F6")
 def test_a_file_that_is_replaced_while_it_is_open_is_opened_anew(file: Path, tmp_path: Path) -> None:
-    """[F6]"""
     reader = online(tmp_path)
     reader.read([1])
     other = online(tmp_path / "other")
@@ -672,8 +673,8 @@ def test_an_empty_store_does_not_open_the_breaker(store: OnlineStore) -> None:
         assert reason_of_read(store) == "feature_store_empty"
 
 
+@pytest.mark.fault("F15")
 def test_ids_in_the_export_are_found_by_their_own_type(store: OnlineStore, tmp_path: Path) -> None:
-    """[F15]"""
     frame = feature_frame(["7", "é"], OCTOBER)
     store.materialize(write_export(tmp_path, frame), OCTOBER)
     assert [row and row.user_id for row in store.read(["7", 7, "é"])] == ["7", None, "é"]

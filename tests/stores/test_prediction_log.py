@@ -31,6 +31,7 @@ from tests.stores.log_records import FIRST, LAST, NOON, VECTOR, logged, record, 
 # -- what is kept ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P7")
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     log.append([record()])
@@ -105,6 +106,7 @@ def test_the_window_is_closed_on_the_left_and_open_on_the_right(tmp_path: Path) 
 # -- damage ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P8")
 def test_a_log_cut_at_any_byte_of_its_last_record_loses_that_record_alone_and_says_so(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     log.append([record("first"), record("last")])
@@ -121,11 +123,13 @@ def test_a_log_cut_at_any_byte_of_its_last_record_loses_that_record_alone_and_sa
     assert logged(tmp_path) == (["first", "last"], 0)
 
 
+@pytest.mark.fault("P8")
 @given(st.binary(max_size=200).filter(lambda line: b"\n" not in line and line != b""))
 def test_any_garbage_line_is_skipped_and_counted(garbage: bytes) -> None:
     assert decode(garbage) is None
 
 
+@pytest.mark.fault("P8")
 @given(st.integers(0, len(encode(record())) - 2), st.integers(1, 255))
 def test_any_changed_byte_is_noticed(place: int, change: int) -> None:
     line = bytearray(encode(record())[:-1])
@@ -133,6 +137,7 @@ def test_any_changed_byte_is_noticed(place: int, change: int) -> None:
     assert decode(bytes(line)) is None
 
 
+@pytest.mark.fault("P8")
 def test_garbage_between_records_costs_only_itself(tmp_path: Path) -> None:
     good = [encode(record(name)) for name in ("a", "b", "c")]
     (tmp_path / "x.jsonl").write_bytes(good[0] + b"\x00\xff{]\n\n" + good[1] + b'{"schema_version": 1}\n' + good[2])
@@ -140,6 +145,7 @@ def test_garbage_between_records_costs_only_itself(tmp_path: Path) -> None:
     assert logged(tmp_path) == (["a", "b", "c"], 2)
 
 
+@pytest.mark.fault("P8")
 def test_a_record_of_a_newer_schema_is_skipped_and_counted(tmp_path: Path) -> None:
     body = encode(record())[:-1].replace(b'"schema_version":2', b'"schema_version":3')
     head = body[: body.index(b',"crc"')]
@@ -188,6 +194,7 @@ def test_a_line_of_schema_1_is_still_read(tmp_path: Path) -> None:
 # -- durability ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("P3")
 def test_a_full_disk_refuses_the_request_keeps_old_records_and_recovers(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stops a write in the middle, as a full disk does."""
     script = """
@@ -227,6 +234,7 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
         PredictionLog(tmp_path / "file").append([record()])
 
 
+@pytest.mark.fault("P3")
 def test_no_file_descriptor_left_is_unavailable_and_passes(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,6 +258,7 @@ def test_the_record_is_on_disk_before_append_returns(tmp_path: Path) -> None:
     log.close()
 
 
+@pytest.mark.fault("P5")
 def test_segments_rotate_by_size_without_losing_a_record(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path, segment_bytes=3 * len(encode(record())))
     for number in range(10):
@@ -270,6 +279,7 @@ def test_a_closed_log_leaves_no_empty_file_and_opens_again(tmp_path: Path) -> No
     assert logged(tmp_path) == (["a", "b"], 0)
 
 
+@pytest.mark.fault("P6")
 def test_many_threads_write_whole_records(tmp_path: Path) -> None:
     log = PredictionLog(tmp_path)
 

@@ -32,6 +32,7 @@ def test_all_who_need_it_first_at_the_same_time_get_the_same_key(tmp_path: Path)
             assert len(set(pool.map(read_or_make, [path] * 8))) == 1
 
 
+@pytest.mark.fault("S10")
 @pytest.mark.parametrize("text", ["", "short", "k" * 31, "k" * 31 + "\n"])
 def test_a_file_that_holds_no_key_is_refused_and_never_shown(tmp_path: Path, text: str) -> None:
     (tmp_path / "signing.key").write_text(text)

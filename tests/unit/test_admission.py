@@ -79,6 +79,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.fault("M3", "M4")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_a_passed_verdict_of_ours_is_refused_by_its_name(case: str) -> None:
     version, reason = REFUSED[case]
@@ -87,6 +88,7 @@ def test_what_is_not_a_passed_verdict_of_ours_is_refused_by_its_name(case: str) 
     assert KEY not in found.found
 
 
+@pytest.mark.fault("M3")
 @pytest.mark.parametrize("fact", ["model_name", "version", "digest", "feature_service", "decided_at", "override"])
 def test_no_fact_of_a_verdict_can_be_changed_without_the_key(fact: str) -> None:
     assert admission(tagged(GOOD, verdict=edited(GOOD, **{fact: "x"}))).reason == "verdict_forged"
@@ -117,6 +119,7 @@ def test_an_override_stands_in_for_any_verdict_where_the_policy_allows_it(case: 
     assert refused.found.endswith("and the policy allows no override")
 
 
+@pytest.mark.fault("M4")
 def test_an_override_does_not_stand_in_for_the_feature_service() -> None:
     assert not admission(tagged(GOOD, feature_service="churn_v0", override="we must"), allow_override=True).admitted
 

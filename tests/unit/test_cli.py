@@ -197,6 +197,7 @@ def test_scores_tell_how_many_to_contact_for_what_money(capsys: pytest.CaptureFi
     )
 
 
+@pytest.mark.fault("S10")
 def test_settings_never_shows_the_signing_key(tmp_path: Path) -> None:
     done = churn(tmp_path, "settings", signing_key="s3cret" * 8)
     assert done.returncode == 0

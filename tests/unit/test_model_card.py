@@ -340,6 +340,7 @@ def test_the_page_of_a_small_report() -> None:
     assert '<img src="data:image/png;base64,cG5n" alt="Lift">' in html
 
 
+@pytest.mark.fault("S16")
 def test_nothing_that_is_shown_is_markup() -> None:
     rude = '<script>alert(1)</script> | *bold* [a](https://x.example) _em_ `code` &lt; a_b "q"'
     slices = SliceReport((replace(TOO_HIGH, name=rude), replace(SMALL, name=rude)))

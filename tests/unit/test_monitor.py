@@ -151,6 +151,7 @@ def test_the_same_window_twice_gives_the_same_verdict_and_one_report(tmp_path: P
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["drift.html", "drift.json", "evidently.json"]
 
 
+@pytest.mark.fault("S16")
 def test_whatever_stands_in_the_log_is_escaped(tmp_path: Path) -> None:
     nasty = "<img src=x onerror=alert(1)>"
     records = logged(feature_rows(500, seed=1)).assign(**{nasty: 1.0})

@@ -34,6 +34,7 @@ def test_the_version_before_serves_the_ledger_knows_and_the_alias_follows(tmp_pa
     assert ledger.told(Kind.ROLLBACK) == [{"version": "1", "left": "2", "why": "it flags everybody", "by": "ada"}]
 
 
+@pytest.mark.fault("L9")
 def test_a_registry_and_a_ledger_that_are_gone_hinder_nothing_and_are_told(tmp_path: Path) -> None:
     told = []
 

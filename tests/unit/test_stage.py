@@ -41,6 +41,7 @@ def test_without_a_champion_nothing_happens(cache: ModelCache[ServedModel]) -> N
     assert cache.champion() is None
 
 
+@pytest.mark.fault("L4")
 def test_a_lost_alias_leaves_the_champion(cache: ModelCache[ServedModel]) -> None:
     registry = FakeRegistry()
     registry.promote(seed=1, version="1")
@@ -50,11 +51,13 @@ def test_a_lost_alias_leaves_the_champion(cache: ModelCache[ServedModel]) -> Non
     assert cache.champion() is not None
 
 
+@pytest.mark.fault("L5")
 def test_a_registry_that_is_down_is_an_outcome(cache: ModelCache[ServedModel]) -> None:
     outcome = stage_champion(following(FakeRegistry(down=True), cache))
     assert (outcome.kind, outcome.reason) == (Staged.FAILED, "unavailable")
 
 
+@pytest.mark.fault("L4")
 def test_a_version_deleted_during_the_look_is_an_outcome(cache: ModelCache[ServedModel]) -> None:
     class Vanishing(FakeRegistry):
         def fetch(self, version: ModelVersion, folder: Path) -> None:
@@ -77,6 +80,7 @@ def test_a_refused_version_is_an_outcome_with_its_reason(cache: ModelCache[Serve
     assert (outcome.kind, outcome.reason) == (Staged.FAILED, "digest")
 
 
+@pytest.mark.fault("L1")
 def test_a_refused_version_is_not_downloaded_at_every_look(cache: ModelCache[ServedModel]) -> None:
     registry, memory = broken_registry(), refusals()
     outcomes = [stage_champion(following(registry, cache), memory).kind for _ in range(5)]
@@ -84,6 +88,7 @@ def test_a_refused_version_is_not_downloaded_at_every_look(cache: ModelCache[Ser
     assert registry.fetches == 1
 
 
+@pytest.mark.fault("M1")
 def test_a_corrected_alias_is_taken_up_while_a_refused_version_waits(cache: ModelCache[ServedModel]) -> None:
     registry, memory = broken_registry(), refusals()
     stage_champion(following(registry, cache), memory)
@@ -127,6 +132,7 @@ class Looks:
         self.statuses.append(status)
 
 
+@pytest.mark.fault("L5")
 def test_the_loop_follows_the_alias_and_keeps_its_status(cache: ModelCache[ServedModel]) -> None:
     registry = FakeRegistry()
 
@@ -155,6 +161,7 @@ def test_the_loop_follows_the_alias_and_keeps_its_status(cache: ModelCache[Serve
     assert last.last_success_at == last.last_look_at
 
 
+@pytest.mark.fault("L5")
 def test_the_loop_outlives_a_bug_in_the_registrys_client(cache: ModelCache[ServedModel]) -> None:
     registry = FakeRegistry()
 
@@ -168,6 +175,7 @@ def test_the_loop_outlives_a_bug_in_the_registrys_client(cache: ModelCache[Serve
     assert [(each.kind, each.reason) for each in looks.told] == [(Staged.FAILED, "unexpected"), (Staged.STAGED, "")]
 
 
+@pytest.mark.fault("L3")
 def test_a_model_that_does_not_answer_its_golden_rows_never_becomes_champion(cache: ModelCache[ServedModel]) -> None:
     import skops.io
 
@@ -237,6 +245,7 @@ def shop(cache: ModelCache[ServedModel]) -> Shop:
     return made
 
 
+@pytest.mark.fault("M3")
 def test_a_version_without_a_passed_verdict_is_not_even_downloaded_and_the_status_says_why(shop: Shop) -> None:
     shop.set_alias(2, "2")
     status = shop.look()
@@ -253,6 +262,7 @@ def test_a_verdict_that_is_added_later_lets_the_version_in_at_the_next_look(shop
     assert (shop.serves(), status.refused, status.failing) == ("2", None, False)
 
 
+@pytest.mark.fault("L5")
 def test_an_outage_after_a_refusal_does_not_make_it_forgotten(shop: Shop) -> None:
     shop.set_alias(2, "2")
 
@@ -293,6 +303,7 @@ def told(ledger: MemoryLedger) -> list[tuple[str, str | None]]:
     return [(entry.kind.value, entry.facts["version"]) for entry in ledger.entries]
 
 
+@pytest.mark.fault("M5")
 def test_the_ledger_hears_each_alias_move_and_each_refusal_once_also_after_a_restart(shop: Shop) -> None:
     shop.set_alias(2, "2")
     shop.look(3)
@@ -354,6 +365,7 @@ def test_a_ledger_that_takes_nothing_hinders_no_staging_and_hears_it_later(shop:
 # -- a version that was rolled back from -----------------------------------------------------------------------------
 
 
+@pytest.mark.fault("L9")
 def test_a_version_that_was_rolled_back_from_stays_out_until_the_alias_has_pointed_elsewhere(shop: Shop) -> None:
     first = shop.registry.alias
     shop.set_alias(2, "2")

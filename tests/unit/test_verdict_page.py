@@ -45,6 +45,7 @@ def test_every_rule_is_shown_and_the_broken_ones_first(verdict: PromotionVerdict
     assert "2,000 rows" in html
 
 
+@pytest.mark.fault("S16")
 def test_what_is_shown_is_escaped_and_nothing_can_run_or_be_loaded() -> None:
     html = page(FAILED)
     assert "<script>" not in html
@@ -82,6 +83,7 @@ def test_figures_without_a_value_are_told_as_such() -> None:
     assert "<th>Calibration slope</th><td>–</td>" in page(one_probability)
 
 
+@pytest.mark.fault("S16")
 def test_a_label_of_a_user_cannot_break_out_of_the_page() -> None:
     tiers = np.where(np.arange(len(PROBABILITY)) % 2 == 0, '"><img onerror=x>', "free").astype(object)
     html = page(judged(replace(BETTER, labels={"subscription_tier": tiers})))

@@ -36,6 +36,7 @@ def test_equal_stores_verify_for_all_users() -> None:
     assert verify(SHOP, SHOP, CUTOFF) == Verified(2500, CUTOFF)
 
 
+@pytest.mark.fault("F15")
 def test_one_bit_in_one_feature_of_one_user_is_found_and_named() -> None:
     (row,) = SHOP.read([1234])
     assert row is not None

@@ -26,6 +26,7 @@ _SOUND_SECONDS = 10.0
 _FIRST_REQUEST_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOG = logging.getLogger("churn.serve")
+_CONNECTION = "serving.connections:Connection"
 Announce = Callable[[Sequence[str]], None]
 
 
@@ -292,7 +293,7 @@ def _config(app: str) -> uvicorn.Config:
         app,
         factory=True,
         log_config=None,  # its messages go where ours do
-        http="httptools",
+        http=_CONNECTION,
         ws="none",
         log_level="warning",
         access_log=False,
