@@ -104,7 +104,7 @@ def _watch(service: Service) -> None:
     parts, metrics = service.parts, service.metrics
     metrics.watch_log(parts.log.state)
     metrics.watch_workers(service.workers, service.prober)
-    metrics.watch_model_age(service.watch.newest_label, parts.clock)
+    metrics.watch_model(service.watch.in_service, parts.clock)
     metrics.feature_age_limit(parts.max_feature_age)
 
 

@@ -96,7 +96,6 @@ class Metrics:
         self._reload_failures = self._counter(
             "churn_model_reload_failures", "Champions that could not be loaded", "reason"
         )
-        self._model = self._gauge("churn_model_info", "1 for the version in service", "version", "digest")
         self._loaded_at = self._gauge("churn_model_loaded_timestamp_seconds", "When it was taken into service")
 
     # -- what is asked at each scrape ------------------------------------------------------------------------------
@@ -109,9 +108,9 @@ class Metrics:
         """Tells how busy the threads are."""
         self._registry.register(_WorkersCollector(loads))
 
-    def watch_model_age(self, newest_label: Callable[[], datetime | None], now: Callable[[], datetime]) -> None:
-        """Tells the age of the model in service by the service's clock, which a replayed log sets back."""
-        self._registry.register(_AgeCollector(newest_label, now))
+    def watch_model(self, in_service: Callable[[], ServedModel | None], now: Callable[[], datetime]) -> None:
+        """Tells which model is in service, and its age by the service's clock, which a replayed log sets back."""
+        self._registry.register(_ModelCollector(in_service, now))
 
     def feature_age_limit(self, limit: timedelta) -> None:
         self._gauge("churn_feature_age_limit_seconds", "Features older than that are stale").set(limit.total_seconds())
@@ -142,10 +141,8 @@ class Metrics:
         if moments := [each.features_as_of for each in record.predictions if each.features_as_of is not None]:
             self._ages.observe((record.predicted_at - min(moments)).total_seconds())
 
-    def loaded(self, model: ServedModel, at: float) -> None:
+    def loaded(self, at: float) -> None:
         self._reloads.inc()
-        self._model.clear()
-        self._model.labels(model.version, model.digest).set(1)
         self._loaded_at.set(at)
 
     def load_failed(self, reason: str) -> None:
@@ -225,19 +222,23 @@ class _WorkersCollector(Collector):
         yield _by_label("churn_worker_jobs_limit", "More jobs than that are refused", "pool", limits)
 
 
-class _AgeCollector(Collector):
-    """The age of the model in service; not told while it is not known."""
+class _ModelCollector(Collector):
+    """The model in service, and its age where its card says it."""
 
-    def __init__(self, newest_label: Callable[[], datetime | None], now: Callable[[], datetime]) -> None:
-        self._newest_label = newest_label
+    def __init__(self, in_service: Callable[[], ServedModel | None], now: Callable[[], datetime]) -> None:
+        self._in_service = in_service
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
+        model = self._in_service()
+        info = GaugeMetricFamily("churn_model_info", "1 for the version in service", labels=["version", "digest"])
         told = "Since the end of the newest horizon that the model in service was trained or tested on"
-        family, newest = GaugeMetricFamily("churn_model_age_seconds", told), self._newest_label()
-        if newest is not None:
-            family.add_metric([], (self._now() - newest).total_seconds())
-        yield family
+        age = GaugeMetricFamily("churn_model_age_seconds", told)
+        if model is not None:
+            info.add_metric([model.version, model.digest], 1)
+        if model is not None and model.newest_label is not None:
+            age.add_metric([], (self._now() - model.newest_label).total_seconds())
+        yield from (info, age)
 
 
 class _StagingCollector(Collector):

@@ -44,9 +44,9 @@ class ModelWatch:
         self.loaded: Loaded | None = None
         self.staging: StagingStatus | None = None
 
-    def newest_label(self) -> datetime | None:
-        """Where the newest label of the model in service ends, if it is known."""
-        return self.loaded.model.newest_label if self.loaded else None
+    def in_service(self) -> ServedModel | None:
+        """The model that answers, if there is one."""
+        return self.loaded.model if self.loaded else None
 
     def start(self) -> None:
         """Looks once, so that a cached model answers the first request, then goes on watching."""
@@ -101,7 +101,7 @@ class ModelWatch:
     def _swap(self, model: ServedModel) -> None:
         now = datetime.now(UTC)
         self.loaded = Loaded(model, now)
-        self._metrics.loaded(model, now.timestamp())
+        self._metrics.loaded(now.timestamp())
         self._takeups.took_up(model)
         _LOG.info("model version %s is in service", model.version, extra=facts(version=model.version))
 

@@ -138,11 +138,13 @@ def test_what_the_service_exposes_of_its_own_is_shown_or_told(exposed: dict[str,
 
 
 def test_the_objectives_are_those_of_scoring_requests() -> None:
-    matchers = set(re.findall(r'(route=~"[^"]*", route!~"[^"]*")', ALERTS.read_text()))
-    assert matchers == {'route=~"/v1/.+|/v2/models/.+", route!~".+/ready"'}
-    counted = {
-        r.path for r in ROUTES if re.fullmatch("/v1/.+|/v2/models/.+", r.path) and not re.fullmatch(".+/ready", r.path)
-    }
+    """Also of those that are refused before anybody looks which route they are for."""
+    (matcher,) = set(re.findall(r'route=~"([^"]*)", route!~".\+/ready"', ALERTS.read_text()))
+    assert matcher == "/v1/.+|/v2/models/.+|shed"
+    metrics = Metrics()
+    metrics.shed(0.001)
+    assert 'churn_request_seconds_count{route="shed",status="503"} 1.0' in metrics.exposition().decode()
+    counted = {r.path for r in ROUTES if re.fullmatch(matcher, r.path) and not r.path.endswith("/ready")}
     scoring = {route.path for route in ROUTES if route.method == "POST"} | {"/v1/users/{user_id}/score"}
     described = {"/v1/model", "/v2/models/{model}", "/v2/models/{model}/versions/{version}"}
     assert counted == scoring | described
