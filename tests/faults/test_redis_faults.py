@@ -117,6 +117,25 @@ def test_a_redis_full_of_clients_is_named_and_read_again_when_they_leave(far: Fa
         assert recovery(store) < 2.0
 
 
+@pytest.mark.fault("S12")
+def test_a_user_of_redis_who_may_do_no_more_than_read_one_key_is_enough_and_can_break_nothing(far: Far) -> None:
+    import redis
+
+    with redis.Redis(port=far.port) as admin:
+        allowed = ["+hmget", "+hlen", "+hexists", "+info"]
+        admin.execute_command("ACL", "SETUSER", "service", "on", ">s3cret", "~churn:user_analytics", *allowed)
+        admin.execute_command("ACL", "SETUSER", "default", "resetpass", "off")
+    store = online(far.folder, f"127.0.0.1:{far.port},username=service,password=s3cret")
+    assert can_read(store) and store.online_users() == 40
+    assert reason(store.table.drop) == "redis_no_permission"
+    assert reason(lambda: store.erase(1)) == "redis_no_permission"
+    with redis.Redis(port=far.port, username="service", password="s3cret") as service:
+        for command in (("FLUSHALL",), ("CONFIG", "SET", "maxmemory-policy", "allkeys-lru"), ("HGETALL", "other")):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                service.execute_command(*command)
+    assert can_read(store)
+
+
 @pytest.mark.fault("F16", "F8")
 def test_after_a_failover_to_a_replica_that_lags_its_rows_are_read_with_their_age(
     far: Far, served: Site, tmp_path: Path

@@ -101,7 +101,6 @@ def test_compose_builds_stages_that_exist() -> None:
         assert service.get("build", {}).get("target", "service") in stages()
 
 
-@pytest.mark.fault("S12")
 def test_compose_has_no_default_for_any_variable_and_the_example_gives_no_value() -> None:
     variables = re.findall(r"(?<!\$)\$\{(\w+)(:\?)?", COMPOSE_TEXT)
     assert all(required for _, required in variables)

@@ -50,6 +50,21 @@ def test_a_known_user_gets_scikit_learns_probability_unrounded(served: Site, cli
 
 
 @pytest.mark.fault("P7")
+def test_what_was_answered_can_be_computed_again_from_its_record_bit_by_bit(served: Site, client: httpx.Client) -> None:
+    told = client.post("/v1/score", json={"user_ids": list(range(1, 21))}).json()["predictions"]
+    scored = [(row, item) for row, item in zip(served.log(), told, strict=True) if item["status"] == "ok"]
+    assert len(scored) > 5
+    for row, item in scored:
+        model = served_model(1, row["model_version"])
+        again = model.predict(np.array([[row[name] for name in model.features]]))[0]
+        assert (row["user_id"], again, row["model_digest"]) == (
+            item["user_id"],
+            item["churn_probability"],
+            model.digest,
+        )
+
+
+@pytest.mark.fault("P7")
 def test_every_answered_item_is_in_the_prediction_log(served: Site, client: httpx.Client) -> None:
     served.online.change(2, days_since_last_activity=HORIZON_DAYS + 1)
     answer = client.post("/v1/score", json={"user_ids": [1, 2, 999]}).json()

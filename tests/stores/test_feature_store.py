@@ -257,6 +257,17 @@ def test_a_changed_online_row_is_found_and_named(own_store: Features) -> None:
         verify(own_store, own_store, OCTOBER)
 
 
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("content", [b"", b"\x00garbage" * 100, None], ids=["empty", "garbage", "gone"])
+def test_whatever_became_of_feasts_registry_the_service_reads_on(content: bytes | None, own_store: Features) -> None:
+    before = own_store.read([1, 2, UNKNOWN])
+    registry = own_store.config.home / "feast" / "registry.db"
+    assert registry.stat().st_size > 100
+    registry.unlink() if content is None else registry.write_bytes(content)
+    after = OnlineStore(open_table(own_store.config.home, own_store.config.redis_address)).read([1, 2, UNKNOWN])
+    assert [row and bits(row) for row in after] == [row and bits(row) for row in before]
+
+
 @pytest.mark.fault("F14")
 def test_definitions_can_be_applied_again_and_reads_go_on(own_store: Features) -> None:
     before = own_store.read([1])

@@ -267,6 +267,9 @@ def _signature(features: tuple[str, ...]) -> ModelSignature:
 
 
 def _version(found: Any) -> ModelVersion:
+    """Raises Unavailable when the answer was cut off in its headers, which MLflow's client reads as an empty one."""
+    if not (found.name and found.version):
+        raise Unavailable("MLflow's answer names no version", hint="Look at the server, and at what lies before it.")
     return ModelVersion(
         name=found.name,
         version=str(found.version),
