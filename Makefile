@@ -10,6 +10,7 @@ DATA ?= simulated
 CHURN_HOME ?= .churn/demo-$(DATA)
 UI_PORT ?= 5000
 PYTEST_ARGS ?=
+SOAK_KILLS ?= 100
 LOCK := pyproject.toml uv.lock .ci/uv .ci/requirements.txt
 
 unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV PYTHONPATH
@@ -21,7 +22,7 @@ ifdef PYTHON
 export PYTHON
 endif
 
-.PHONY: help install dev lock services demo serve ui report test check fix bench quality graded clean
+.PHONY: help install dev lock services demo serve ui report test check fix bench quality graded soak clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +91,10 @@ quality: $(VENV)/.dev ## quality on real logs beside the baselines: docs/quality
 
 graded: $(VENV)/.dev ## graded trials on shops with known truth: docs/graded.md, build/graded.json
 	$(VENV)/bin/python -m benchmarks.graded
+
+soak: $(VENV)/.dev services ## ten minutes of faults at random, then kill -9 under load: build/soak.json [SOAK_SECONDS=600 SOAK_KILLS=100]
+	$(VENV)/bin/python -m benchmarks.soak
+	PREDICTION_LOG_ROUNDS=$(SOAK_KILLS) $(VENV)/bin/pytest tests/serving/test_processes.py -k kill_9 --timeout 3600
 
 clean: ## caches and build products; neither .venv nor .churn
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks \
