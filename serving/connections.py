@@ -21,6 +21,7 @@ class Connection(HttpToolsProtocol):
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # None until the first request
     _deadline: TimerHandle | None = None
     _before_headers = 0
+    _in_body = False
     _overtaken: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -28,20 +29,25 @@ class Connection(HttpToolsProtocol):
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        rest_of_body = self._in_body  # of one that was refused unread
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:  # no request is being answered: headers are to come
-            self._before_headers += len(data)
             self._expect_headers()
+            self._before_headers += 0 if rest_of_body else len(data)
             if self._before_headers > self.header_bytes:
                 self.transport.close()
 
     def on_headers_complete(self) -> None:
         self._forget_deadline()
-        self._before_headers = 0
+        self._before_headers, self._in_body = 0, True
         before = self.cycle
         super().on_headers_complete()
         if before is not None and not before.response_complete:
             self._overtaken = (*(each for each in self._overtaken if not each.response_complete), before)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()

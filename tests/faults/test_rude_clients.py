@@ -120,6 +120,16 @@ def test_headers_without_end_are_cut_off_long_before_they_fill_the_memory(served
         assert sent < 10_000_000  # what lies in the kernel's buffers counts too
 
 
+@pytest.mark.fault("A6")
+def test_the_rest_of_a_body_that_was_refused_unread_is_thrown_away_and_the_connection_goes_on(served: Site) -> None:
+    with serving(create_app(served.parts)) as address, connect(address) as connection:
+        head = b"POST /v1/nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 404 ")
+        connection.sendall(b" " * 1_000_000 + b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert said(connection).startswith(b"HTTP/1.1 200 ")
+
+
 # -- those who leave -------------------------------------------------------------------------------------------
 
 
