@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlflow
@@ -432,6 +434,32 @@ def test_a_server_that_takes_the_question_and_never_answers_is_unavailable_after
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         registry = Place(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path).registry()
         assert_unavailable_within(8, registry.champion)
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """Answers every question with JSON that MLflow would never give."""
+
+    def do_GET(self) -> None:
+        body = b'{"model_version": {"name": 1}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_server_that_speaks_json_but_is_no_mlflow_is_unavailable(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        thread = Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            registry = Place(f"http://127.0.0.1:{server.server_port}", tmp_path).registry()
+            assert_unavailable_within(8, registry.champion)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_database_that_is_none_is_unavailable(tmp_path: Path) -> None:

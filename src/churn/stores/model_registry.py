@@ -292,8 +292,11 @@ def _registry_faults(what: str = "") -> Iterator[None]:
             f"MLflow failed: {error.message}", hint="Check MLFLOW_TRACKING_URI and the server."
         ) from error
     except Exception as error:
-        # An embedded registry's database speaks through SQLAlchemy, which a client of a server need not have.
-        if not isinstance(error, OSError) and not type(error).__module__.startswith("sqlalchemy."):
+        # An embedded registry's database speaks through SQLAlchemy, which a client of a server need not have; JSON
+        # that is no answer of MLflow's speaks through protobuf.
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(
+            ("sqlalchemy.", "google.protobuf.")
+        ):
             raise
         raise Unavailable(
             f"MLflow does not answer: {error}", hint="Check MLFLOW_TRACKING_URI and the server."
