@@ -6,9 +6,10 @@ it holds, which readers leave out from then on; only then are they removed, by t
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import date
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from churn.errors import Unavailable
 from churn.stores.prediction_log.days import Day, path_of, write_day
 from churn.stores.prediction_log.segments import day_of, segments_of, taken, unavailable
 from churn.stores.prediction_log.tables import Part, joined, read_segment
+
+ABANDONED_SECONDS = 3600.0
 
 
 def compact(folder: Path, today: date) -> list[CompactedDay]:
@@ -31,7 +34,7 @@ def compact(folder: Path, today: date) -> list[CompactedDay]:
         with taken(folder) as alone:
             if not alone:
                 raise Unavailable("the prediction log is being compacted already", hint="Wait for the other to end.")
-            _remove_unnamed(folder, today)
+            _remove_unnamed(folder)
             days = sorted(_past_days(folder, today).items())
             return [done for day, segments in days if (done := _compact_day(path_of(folder, day), day, segments))]
     except OSError as error:
@@ -47,12 +50,15 @@ def _past_days(folder: Path, today: date) -> dict[date, list[Path]]:
     return days
 
 
-def _remove_unnamed(folder: Path, today: date) -> None:
-    """Files of writers that ended while they opened a segment; they are empty."""
+def _remove_unnamed(folder: Path) -> None:
+    """Files of writers that ended while they opened a segment; they are empty.
+
+    By their age, not by the day in their name: a writer may be at it right now, whatever day it takes it for.
+    """
     for path in folder.glob("*.new"):
-        day = day_of(path)
-        if day is not None and day < today:
-            path.unlink()
+        with suppress(FileNotFoundError):  # it has got its name meanwhile
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _compact_day(path: Path, day: date, segments: Sequence[Path]) -> CompactedDay | None:
