@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from churn.errors import ChurnError
 from churn.stores.online.store import OnlineStore
 from tests import servers
 from tests.exports import feature_frame, write_export
@@ -69,7 +70,7 @@ def recovery(store: OnlineStore) -> float:
 def can_read(store: OnlineStore) -> bool:
     try:
         return store.read([1])[0] is not None
-    except Exception:
+    except ChurnError:
         return False
 
 

@@ -94,6 +94,12 @@ def is_not_ready(address: str) -> bool:
         return client.get("/readyz").status_code == 503
 
 
+def is_reset_of_a_new_connection(lost: str) -> bool:
+    """Whether it is of a client that makes a connection for each request (see `load`), and was reset."""
+    client = int(lost.split("-")[1])
+    return client % 2 == 1 and "reset by peer" in lost
+
+
 # -- SIGTERM ---------------------------------------------------------------------------------------------------
 
 
@@ -115,8 +121,10 @@ def end_under_load(site: Site, workers: int, name: str) -> set[str]:
             assert process.wait(timeout=10) == 0
             took = time.monotonic() - started
         assert DRAIN_SECONDS < took < DRAIN_SECONDS + 4
-    # With several workers the system may reset a connection that none of them had accepted when the last one left.
-    assert len(asked.lost) <= workers - 1 and all("reset by peer" in each for each in asked.lost), asked.lost
+    # Seen once with two workers: a connection made for one request was reset before an answer, as the system does with
+    # one that nobody had accepted when the last listener left. On a connection that had been accepted nothing is lost.
+    assert [each for each in asked.lost if not is_reset_of_a_new_connection(each)] == []
+    assert len(asked.lost) <= workers - 1, asked.lost
     assert set(asked.statuses) == {200}
     return asked.answered
 

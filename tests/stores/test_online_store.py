@@ -41,6 +41,7 @@ from churn.stores.online.store import OnlineStore, micros, open_table
 from churn.stores.online.table import SENTINEL
 from tests import servers
 from tests.exports import at, feature_frame, write_export
+from tests.serving.conftest import eventually
 
 SEPTEMBER, OCTOBER, NOVEMBER = at("2011-09-10"), at("2011-10-10"), at("2011-11-10")
 NOW = at("2011-11-11")
@@ -481,15 +482,6 @@ def test_a_redis_that_cannot_save_takes_no_rows_and_its_reads_go_on(own: OwnRedi
     assert reason(lambda: written(own.store, 1, NOVEMBER, 1.0)) == "redis_misconf"
     assert own.store.read([1])[0] is not None
     client.config_set("save", "")  # else it would not end: it cannot save
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.mark.fault("F4")
